@@ -21,7 +21,8 @@ __all__ = ["States", "exchanged", "layer_nodes", "layer_states", "mean_kurtosis"
 
 _LIGHTEST = 1e-8
 _CLEAR = 1e-7  # share of the neurons that may have another word than their node, below which whole nodes do
-_LOOKED_AT = 4000  # nodes, the heaviest ones
+_SURE = 1e-10  # part of the neurons of a node, below which it has one word
+_LOOKED_AT = 4000  # nodes, the heaviest ones, or at once
 _NOTHING, _FEW, _LIGHT = 1e-10, 1000, 1e-6  # share of a node that does not count; of all that do not, of more nodes
 _DRAWN = 2000  # neurons
 _NOISE = np.linspace(-6.5, 6.5, 131)
@@ -79,10 +80,7 @@ def layer_nodes(system: System, order: Order, layer: int) -> tuple[Detail, Float
 
 def states_of(detail: Detail, words: FloatArray) -> States:
     """Averages over the nodes of each pattern."""
-    return _states(detail, {
-        word: OfWord((words == word).astype(float), detail.activation, detail.activation_square + detail.noise)
-        for word in sorted(set(words.tolist()))
-    })  # fmt: skip
+    return _states(detail, {word: _whole(detail, words, word) for word in sorted(set(words.tolist()))})
 
 
 def _states(detail: Detail, laws: Mapping[str, OfWord]) -> States:
@@ -120,22 +118,35 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
     states = states_of(detail, words)
     if system.codes and layer == system.problem.depth - 1:  # given, each in its own basin
         return states
-    part = _unsure(system, order, layer, detail, words) * detail.share
-    if part.sum() < _CLEAR:
-        return states
-    fine = detail
-    if detail.beta.shape[1] == 1 and system.setting(order, layer).covariance.any() and not system.around_peaks:
-        fine = system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
+    unsure = _beside(detail, words)
+    known = float(unsure @ detail.share) < _CLEAR
+    if known:
+        unsure = _apart(system, order, layer, detail, words)
+        if float(unsure @ detail.share) < _CLEAR:
+            return states
     try:
-        some, law = word_law(system, order, layer, fine)
-        return _states(some, law.of_words())
+        sure, words, some, law = word_law(system, order, layer, detail)
     except NotCovered:
+        if not known:
+            unsure = np.minimum(unsure + _apart(system, order, layer, detail, words), 1.0)
+        part = unsure * detail.share
         own = [float(part[words == word].sum()) for word in states.patterns]
         return replace(states, unsure=np.minimum(np.array(own) / states.share, 1.0))
+    laws = {} if law is None else law.of_words()
+    every = Detail(*(np.concatenate([getattr(one, part.name) for one in (sure, some)]) for part in fields(sure)))
+    zero = OfWord(np.zeros(len(some.share)), some.activation, some.activation_square)
+    return _states(every, {
+        word: OfWord(*(np.concatenate(pair) for pair in zip(_whole(sure, words, word), laws.get(word, zero))))
+        for word in sorted({*words.tolist(), *laws})
+    })  # fmt: skip
 
 
-def word_law(system: System, order: Order, layer: int, detail: Detail) -> tuple[Detail, WordLaw]:
-    """The law of words, at those nodes of a layer that count.
+def word_law(
+    system: System, order: Order, layer: int, detail: Detail
+) -> tuple[Detail, FloatArray, Detail, WordLaw | None]:
+    """Nodes of a layer whose neurons all have the same word, these words, and other nodes with the law of theirs.
+
+    Of one conjugate field at half the spacing of the nodes given. The lightest are left out.
 
     Raises
     ------
@@ -145,34 +156,47 @@ def word_law(system: System, order: Order, layer: int, detail: Detail) -> tuple[
     setting = system.setting(order, layer)
     if not setting.covariance.any() or system.around_peaks:
         raise NotCovered("the law of words is that of a lattice in b, for layers with fields h")
+    if detail.beta.shape[1] == 1:
+        detail = system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
     heavy = np.argsort(-detail.share)
     heavy = heavy[detail.share[heavy] > _NOTHING]
     if len(heavy) > _FEW:
         missed = 1.0 - np.cumsum(detail.share[heavy])
         heavy = heavy[: max(_FEW, int(np.searchsorted(-missed, -_LIGHT)))]
-    some = Detail(*(getattr(detail, part.name)[heavy] for part in fields(detail)))
-    return some, WordLaw(system.problem.phi, system.problem.n, setting, some.beta)
+    words = code_words(system.problem.phi, detail.activation)
+    one = _apart(system, order, layer, detail, words)[heavy] < _SURE
+    sure, some = (
+        Detail(*(getattr(detail, part.name)[at] for part in fields(detail))) for at in (heavy[one], heavy[~one])
+    )
+    law = WordLaw(system.problem.phi, system.problem.n, setting, some.beta) if len(some.share) else None
+    return sure, words[heavy[one]], some, law
 
 
-def _unsure(system: System, order: Order, layer: int, detail: Detail, words: FloatArray) -> FloatArray:
-    """(N,) part of the neurons of every node that may have another word than the node."""
+def _whole(detail: Detail, words: FloatArray, word: str) -> OfWord:
+    """Whole nodes of a word."""
+    return OfWord((words == word).astype(float), detail.activation, detail.activation_square + detail.noise)
+
+
+def _apart(system: System, order: Order, layer: int, detail: Detail, words: FloatArray) -> FloatArray:
+    """(N,) part of the neurons with exactly the fields b of a node, that have another word than it: those beyond the
+    cut of any class, summed over classes."""
     setting, over = system.setting(order, layer), system.layers[layer]
     if system.around_peaks:
         return _drawn_apart(system, setting, layer, detail, words)
+    found = np.zeros(len(words))
     if not setting.covariance.any():
-        return _beside(detail, words)
-    found = _beside(detail, words)
-    rows = np.argsort(-detail.share)[:_LOOKED_AT]
+        return found
+    heavy = np.flatnonzero(detail.share > _NOTHING)
     low, high = activation_range(system.problem.phi)
-    apart = np.zeros(len(rows))
     try:
-        for c in range(len(system.problem.n)):
-            joint, mean = over.class_means(setting, detail.beta[rows], c)
-            on = np.array([word[c] == "1" for word in words[rows]])
-            apart += np.where((mean > 0.5 * (low + high)) != on[:, None], joint, 0.0).sum(axis=1)
+        for start in range(0, len(heavy), _LOOKED_AT):
+            rows = heavy[start : start + _LOOKED_AT]
+            for c in range(len(system.problem.n)):
+                joint, mean = over.class_means(setting, detail.beta[rows], c)
+                on = np.array([word[c] == "1" for word in words[rows]])
+                found[rows] += np.where((mean > 0.5 * (low + high)) != on[:, None], joint, 0.0).sum(axis=1)
     except NotCovered:
         return np.ones(len(words))
-    found[rows] = np.minimum(found[rows] + apart, 1.0)
     return found
 
 

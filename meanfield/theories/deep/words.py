@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,24 +23,24 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.fields import shared_field, shared_plane
 from meanfield.theories.deep.rules import NotCovered, Setting, activation_range
 from meanfield.theories.deep.site import site_rule
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["OfWord", "WordLaw"]
 
 _REACH, _LOOK = 7.5, (10.0, 20.0, 40.0)  # standard deviations of own fields, of alpha where its weight is looked for
-_ROUGH, _DEPTH = 0.3, 20.0  # spacing of alpha there, and how many nats of its weight are kept
+_ROUGH, _DEPTH = 0.3, 17.0  # spacing of alpha there, and how many nats of its weight are kept
 _STEP = 0.35  # spacing of alpha in units of what it must resolve
 _CROSSING = 2e-3  # part of the area of the plane in one cell, where two classes may be cut at once
 _BLURRED = 0.15  # width of a cell in units of own fields, which it widens
 _COARSEST = 3.0  # times that spacing, where there are many nodes
 _TABLE = 0.25  # spacing of tables in h, in units of the noise
-_OWN, _FINE, _NARROWEST = 0.3, 0.06, 1e-3  # spacing of h in units of own and of all fields; least own one, of all
+_OWN, _OF_CELL, _FINE = 0.3, 0.25, 0.06  # spacing of h in units of own fields, or of a cell, and of all fields
+_NARROWEST, _BROAD = 1e-3, 0.05  # least own fields in units of all, and where alpha is looked for
 _CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
 _MOST, _MOST_AT_ONCE = 12_000_000, 600_000  # nodes times alpha; alpha
 _MOST_VALUES = 20_000_000  # of tables: nodes times values of h
 _MOST_SUMMED = 1_000_000_000  # terms of sums over own fields: nodes times values of h times taps
 _AT_ONCE = 400_000  # nodes times alpha, or times values of h, in temporary arrays
-_LOOKED_AT = 300  # nodes, the first of which are the heaviest, by which the extent of alpha is found
 _NOTHING = 1e-30  # part of the neurons of a node
 
 
@@ -64,7 +64,7 @@ class _Line(NamedTuple):
 
 
 class _OnLine(NamedTuple):
-    """weight (2, N, H) below and above the midpoint, g, g_b and g_b^2 + g_bb (N, H)."""
+    """weight (N, 2, H) below and above the midpoint, g, g_b and g_b^2 + g_bb (N, H)."""
 
     weight: FloatArray
     g: FloatArray
@@ -91,21 +91,22 @@ class WordLaw:
             own, shared = shared_plane(setting.covariance)
             shared = shared @ np.linalg.svd(shared, full_matrices=False)[2].T
         self.size = np.sqrt(np.diag(setting.covariance))
-        self.width = np.maximum(np.sqrt(np.maximum(own, 0.0)), _NARROWEST * self.size)
-        self.shared = shared
+        self.shared, self.width = shared, np.maximum(np.sqrt(np.maximum(own, 0.0)), _BROAD * self.size)
         for look in _LOOK:
-            box = self._box(look)
+            self.low, self.high = self._windows(look)
+            box = self.low.min(axis=0), self.high.max(axis=0)
             if float(np.abs(box).max()) < look:
                 break
         else:
             raise NotCovered("fields that classes share are far from those of the prior")
-        step = self._steps(float(np.prod(box[1] - box[0])))
-        self._lattice(box, step)
+        self.width = np.maximum(np.sqrt(np.maximum(own, 0.0)), _NARROWEST * self.size)
+        self._lattice(box, self._steps(box))
 
     # ---- lattices --------------------------------------------------------------------------------
 
-    def _steps(self, area: float) -> FloatArray:
+    def _steps(self, box: tuple[FloatArray, FloatArray]) -> FloatArray:
         """(k,) spacings of alpha."""
+        all_of_it, area = float(np.prod(box[1] - box[0])), float(np.prod(self.high - self.low, axis=1).sum())
         weight = self.stiff / (1.0 + self.width**2 * self.stiff)
         smooth = _STEP / np.sqrt(1.0 + self.shared.T**2 @ weight)
         scale = np.maximum(np.abs(self.shared).max(axis=0), 1e-300)
@@ -114,7 +115,7 @@ class WordLaw:
         across = max(across, _BLURRED * float(self.width.min()))
         for wider in (1.0, _COARSEST**0.5, _COARSEST):
             step = np.minimum(smooth, wider * across / scale)
-            if len(self.b) * area / float(np.prod(step)) <= _MOST and area / float(np.prod(step)) <= _MOST_AT_ONCE:
+            if max(area / _MOST, all_of_it / _MOST_AT_ONCE) <= float(np.prod(step)):
                 return np.asarray(step)
         raise NotCovered("words need too fine a lattice of the fields that classes share")
 
@@ -122,15 +123,17 @@ class WordLaw:
         counts = [math.ceil((high - low) / one) + 1 for low, high, one in zip(*box, step)]
         if math.prod(counts) > _MOST_AT_ONCE:
             raise NotCovered("words need too fine a lattice of the fields that classes share")
-        axes = [np.linspace(low, high, count) for low, high, count in zip(*box, counts)]
-        cell = np.array([axis[1] - axis[0] for axis in axes])
-        self.alpha = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+        self.axes = [np.linspace(low, high, count) for low, high, count in zip(*box, counts)]
+        cell = np.array([axis[1] - axis[0] for axis in self.axes])
+        self.alpha = np.stack(np.meshgrid(*self.axes, indexing="ij"), -1).reshape(-1, len(counts))
         self.prior = -0.5 * (self.alpha**2).sum(axis=1)
         self.lines = [self._line(c, cell) for c in range(len(self.n))]
 
     def _line(self, c: int, cell: FloatArray) -> _Line:
         m, width = self.alpha @ self.shared[c], float(self.width[c])
-        step = min(_OWN * width, _FINE * float(self.size[c]), _STEP / math.sqrt(max(float(self.stiff[c]), 1e-300)))
+        by = np.asarray(np.abs(self.shared[c]) * cell, dtype=float)
+        blurred = min(max(_OWN * width, _OF_CELL * float(by.max())), width)
+        step = min(blurred, _FINE * float(self.size[c]), _STEP / math.sqrt(max(float(self.stiff[c]), 1e-300)))
         taps = math.ceil(_REACH * width / step)
         low, count = float(m.min()) - 2.0 * step, math.ceil(float(np.ptp(m)) / step) + 5
         length = count + 2 * taps
@@ -140,7 +143,6 @@ class WordLaw:
         place = (m - low) / step
         first = np.floor(place).astype(np.int64)
         x = (place - first)[:, None]
-        by = np.asarray(np.abs(self.shared[c]) * cell, dtype=float)
         if len(m) * (2 * taps + 2) <= min(count * (2 * taps + 1), _AT_ONCE):  # of these alone
             gauss = np.exp(-0.5 * (step / width * (np.arange(-taps, taps + 2) - x)) ** 2)
             return _Line(h, _stencils(first, gauss / gauss.sum(axis=1, keepdims=True), length), None, by)
@@ -149,8 +151,8 @@ class WordLaw:
                  (x + 1) * x * (x - 1) / 6]  # fmt: skip
         return _Line(h, _stencils(first - 1 + taps, np.hstack(cubic), length), gauss / gauss.sum(), by)
 
-    def _box(self, look: float) -> tuple[FloatArray, FloatArray]:
-        """Where the weight of alpha is, at any node: looked for on a rough lattice."""
+    def _windows(self, look: float) -> tuple[FloatArray, FloatArray]:
+        """Where the weight of alpha is, at every node, from (N, k) to: looked for on a rough lattice."""
         k = self.shared.shape[1]
         reach = look * np.sqrt((self.shared**2).sum(axis=1) * k) + 1.1 * _REACH * self.width
         self._sites = [_tables(self.phi, self.setting, c, self.b[:, c], float(reach[c])) for c in range(len(self.n))]
@@ -158,28 +160,51 @@ class WordLaw:
         curved = [_curvature(*site[:2]) for site in self._sites]
         self.stiff = self.n * np.minimum((high - low) ** 2 / self.setting.d, curved)
         self._lattice((np.full(k, -look), np.full(k, look)), np.full(k, _ROUGH))
-        counts = np.zeros(len(self.alpha), dtype=bool)
-        for rows in self._blocks(_LOOKED_AT):
-            found = self.prior[:, None].copy()
+        first, last = np.empty((2, len(self.b), k))
+        every = np.arange(len(self.alpha))
+        for rows in self._together(np.arange(len(self.b)), np.full(len(self.b), len(every))):
+            found = np.repeat(self.prior[:, None], len(rows), axis=1)
             for c in range(len(self.n)):
-                line = self._on_line(c, rows)
-                with np.errstate(divide="ignore"):
-                    found = found + np.log(np.maximum(self._read(c, line.weight.sum(axis=0)[None])[0], 1e-300))
-            counts |= (found > found.max(axis=0) - _DEPTH).any(axis=1)
-        inside = self.alpha[counts]
-        return inside.min(axis=0) - _ROUGH, inside.max(axis=0) + _ROUGH
+                weight = self._on_line(c, rows).weight.sum(axis=1, keepdims=True)
+                found += np.log(np.maximum(self._read(c, every, weight)[:, 0], 1e-300))
+            counts = found > found.max(axis=0) - _DEPTH
+            for node, some in zip(rows, counts.T):
+                first[node], last[node] = self.alpha[some].min(axis=0), self.alpha[some].max(axis=0)
+        return first - _ROUGH, last + _ROUGH
 
     # ---- sums ------------------------------------------------------------------------------------
 
-    def _blocks(self, most: int = _MOST) -> list[slice]:
-        longest = max(len(self.alpha), *(len(line.h) for line in self.lines))
-        size, count = max(1, _AT_ONCE // longest), min(len(self.b), most)
-        return [slice(i, min(i + size, count)) for i in range(0, count, size)]
+    def _together(self, order: IntArray, sizes: FloatArray) -> list[IntArray]:
+        """Groups of nodes (N,) in this order, whose arrays with so many values (N,) are not too large."""
+        most = _AT_ONCE // max(len(line.h) for line in self.lines)
+        groups: list[list[int]] = []
+        largest = 0.0
+        for node in order:
+            largest = max(largest, float(sizes[node]))
+            if groups and len(groups[-1]) < most and largest * (len(groups[-1]) + 1) <= _AT_ONCE:
+                groups[-1].append(int(node))
+            else:
+                groups.append([int(node)])
+                largest = float(sizes[node])
+        return [np.array(group) for group in groups]
 
-    def _on_line(self, c: int, rows: slice) -> _OnLine:
+    def _blocks(self) -> Iterator[tuple[IntArray, IntArray]]:
+        """Nodes, and which alpha have weight there."""
+        along = np.array([axis[1] - axis[0] for axis in self.axes])
+        sizes = np.prod((self.high - self.low) / along + 2.0, axis=1)
+        middle = self.low + self.high
+        order = np.argsort(middle[:, np.argmax(np.ptp(middle, axis=0))], kind="stable")
+        for rows in self._together(order, 1.5 * sizes):
+            low, high = self.low[rows].min(axis=0), self.high[rows].max(axis=0)
+            inside = [np.flatnonzero((a >= x) & (a <= y)) for a, x, y in zip(self.axes, low, high)]
+            yield rows, np.ravel_multi_index(np.ix_(*inside), [len(axis) for axis in self.axes]).ravel()
+
+    def _on_line(self, c: int, rows: IntArray) -> _OnLine:
         (at, *tables), line = self._sites[c], self.lines[c]
         inside = np.clip(line.h, at[0], at[-1])
-        g, mean, variance = (CubicSpline(at, table[:, rows])(inside).T for table in tables)
+        g, mean, variance = CubicSpline(at, np.stack([table[:, rows] for table in tables], axis=1))(inside).T.swapaxes(
+            0, 1
+        )
         exponent = self.n[c] * g
         exponent = exponent - (exponent - 0.5 * (line.h / self.size[c]) ** 2).max(axis=1, keepdims=True)
         weight = np.exp(np.clip(exponent, -700.0, 200.0))
@@ -189,50 +214,47 @@ class WordLaw:
         # Averaged over cells of alpha, of which the narrower side may be that of h instead, where it is wider.
         across, along = sorted([*line.cell, float(line.h[1] - line.h[0])])[-2:]
         on = _above(excess, steep * across, steep * along)
-        return _OnLine(weight * np.stack([1.0 - on, on]), g, mean, mean**2 + variance)
+        return _OnLine(np.stack([weight * (1.0 - on), weight * on], axis=1), g, mean, mean**2 + variance)
 
-    def _read(self, c: int, weight: FloatArray) -> FloatArray:
-        """(k, A, N) sums over own fields of (k, N, H), at nodes of alpha."""
+    def _read(self, c: int, at: IntArray, weight: FloatArray) -> FloatArray:
+        """(A, k, N) sums over own fields of (N, k, H), at these nodes of alpha (A,)."""
         line, shape = self.lines[c], weight.shape
         if line.own is not None:
             weight = correlate1d(weight, line.own, axis=2, mode="constant")
-        found = line.at @ weight.reshape(-1, shape[2]).T
-        return np.asarray(found.T.reshape(*shape[:2], -1).swapaxes(1, 2))
+        table = np.ascontiguousarray(weight.swapaxes(0, 1).reshape(-1, shape[2]).T)
+        return np.asarray((line.at[at] @ table).reshape(len(at), shape[1], shape[0]))
 
-    def _of_fields(self, c: int, others: FloatArray) -> FloatArray:
-        """(k, N, H) the transpose of `_read`."""
-        line, (k, a, n) = self.lines[c], others.shape
-        found = np.ascontiguousarray((line.at.T @ others.swapaxes(0, 1).reshape(a, -1)).T).reshape(k, n, -1)
-        return found if line.own is None else np.asarray(correlate1d(found, line.own, axis=2, mode="constant"))
+    def _of_fields(self, c: int, at: IntArray, others: FloatArray) -> FloatArray:
+        """(N, k, H) the transpose of `_read`."""
+        line, (a, k, n) = self.lines[c], others.shape
+        found = (line.at[at].T @ others.reshape(a, -1)).reshape(-1, k, n).T
+        return np.asarray(found if line.own is None else correlate1d(found, line.own, axis=2, mode="constant"))
 
-    def _joint(
-        self, rows: slice, classes: list[int], words: list[tuple[int, ...]]
-    ) -> Iterator[tuple[_OnLine, FloatArray]]:
-        """For each of `classes`: weights (words, N, H) of its h and a word, and the class on its line."""
+    def _joint(self, rows: IntArray, at: IntArray, classes: Sequence[int]) -> Iterator[tuple[_OnLine, FloatArray]]:
+        """For each of `classes`: the class on its line, and weights (N, 2^(C-1), H) there of all others, by their words
+        in the order of `itertools.product`."""
         lines = [self._on_line(c, rows) for c in range(len(self.n))]
-        ones = [self._read(c, line.weight) for c, line in enumerate(lines)]
-        prior = np.exp(self.prior)[:, None]
+        ones = [self._read(c, at, line.weight) for c, line in enumerate(lines)]
+        prior = np.exp(self.prior[at])[:, None, None]
         for c in classes:
-            rest = list(dict.fromkeys(word[:c] + word[c + 1 :] for word in words))
-            others = np.empty((len(rest), *ones[0].shape[1:]))
-            for i, bits in enumerate(rest):
-                others[i] = prior
-                for e, bit in zip((e for e in range(len(self.n)) if e != c), bits):
-                    others[i] *= ones[e][bit]
-            back = self._of_fields(c, others)
-            at = [rest.index(word[:c] + word[c + 1 :]) for word in words]
-            yield lines[c], lines[c].weight[[word[c] for word in words]] * back[at]
+            others = np.broadcast_to(prior, (len(at), 1, len(rows)))
+            for e, one in enumerate(ones):
+                if e != c:
+                    others = (others[:, :, None] * one[:, None]).reshape(len(at), -1, len(rows))
+            yield lines[c], self._of_fields(c, at, np.ascontiguousarray(others))
 
     def of_words(self) -> dict[str, OfWord]:
         """By word, at the nodes."""
-        words = list(itertools.product((0, 1), repeat=len(self.n)))
+        classes = range(len(self.n))
+        words = np.array(list(itertools.product((0, 1), repeat=len(self.n))))
         shape = len(words), len(self.b), len(self.n)
         part, mean, square = np.empty(shape), np.empty(shape), np.empty(shape)
-        for rows in self._blocks():
-            for c, (line, joint) in enumerate(self._joint(rows, list(range(len(self.n))), words)):
-                part[:, rows, c] = joint.sum(axis=2)
-                mean[:, rows, c] = np.einsum("wnh,nh->wn", joint, line.mean)
-                square[:, rows, c] = np.einsum("wnh,nh->wn", joint, line.square)
+        for rows, at in self._blocks():
+            for c, (line, others) in zip(classes, self._joint(rows, at, classes)):
+                rest = np.delete(words, c, axis=1) @ (1 << np.arange(len(classes) - 1)[::-1])
+                for found, value in ((part, 1.0), (mean, line.mean[:, None]), (square, line.square[:, None])):
+                    table = (line.weight * value) @ others.swapaxes(1, 2)  # (N, 2, 2^(C-1))
+                    found[:, rows, c] = table[:, words[:, c], rest].T
         total = part.sum(axis=0)
         if not (total > 0.0).all():
             raise NotCovered("the law of words has no weight where its class tables have")
@@ -243,16 +265,16 @@ class WordLaw:
 
     def of_field(self, word: str, c: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         """h (H,) of class c, weights over it of neurons with a word (N, H), which sum to their part, and g there."""
-        words = list(itertools.product((0, 1), repeat=len(self.n)))
-        chosen = words.index(tuple(map(int, word)))
+        rest = int("0" + word[:c] + word[c + 1 :], 2)
         found, g = (np.empty((len(self.b), len(self.lines[c].h))) for _ in range(2))
-        for rows in self._blocks():
-            line, joint = next(iter(self._joint(rows, [c], words)))
-            found[rows], g[rows] = joint[chosen] / joint.sum(axis=(0, 2))[:, None], line.g
+        for rows, at in self._blocks():
+            line, others = next(self._joint(rows, at, [c]))
+            total = (line.weight.sum(axis=1) * others.sum(axis=1)).sum(axis=1)
+            found[rows], g[rows] = line.weight[:, int(word[c])] * others[:, rest] / total[:, None], line.g
         return self.lines[c].h, found, g
 
 
-def _stencils(first: np.ndarray, values: FloatArray, columns: int) -> csr_matrix:
+def _stencils(first: IntArray, values: FloatArray, columns: int) -> csr_matrix:
     """(rows, columns) with the values (rows, k) from column first (rows,) on."""
     rows, k = values.shape
     at = (first[:, None] + np.arange(k)).ravel()
