@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.activations.density import _pieces
+from meanfield.theories.deep.free_words import FreeLaw
 from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
 from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.states import word_law
+from meanfield.theories.deep.states import free_words, word_law
 from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["LayerDensities"]
@@ -27,6 +28,15 @@ class _Part(NamedTuple):
     h: FloatArray
     joint: FloatArray
     g: FloatArray
+
+
+def _by_field(law: FreeLaw, word: str, root: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """beta (k, r) and shares (k,) of the neurons with a word, those of nearly equal b = root . beta taken together."""
+    b, share = law.beta @ root, law.share * law.words[word].part
+    at = ((b - b.min()) * ((MOST_NODES - 1) / max(float(np.ptp(b)), 1e-300))).astype(np.int64)
+    total, *means = (np.bincount(at, weight, MOST_NODES) for weight in (share, *(law.beta.T * share)))
+    some = total > 0.0
+    return np.asarray(np.column_stack(means)[some] / total[some, None]), np.asarray(total[some], dtype=float)
 
 
 class LayerDensities(RecomputedLayers):
@@ -116,21 +126,25 @@ class LayerDensities(RecomputedLayers):
             law = self._class_law(layer)
             return law.density(self.network.activation, law.of(None if code is None else self._word(code, layer), c))
         detail, words = self._nodes(layer)
-        setting, parts = system.setting(order, layer), []
+        setting, parts, split = system.setting(order, layer), [], None
         word = None if code is None else self._word(code, layer)
         if word is not None and not (system.codes and layer == system.problem.depth - 1):
             with contextlib.suppress(NotCovered):  # then words of nodes, see `certificate.cuts`
-                detail, words, some, of_words = word_law(system, order, layer, detail)
-                if of_words is not None:
-                    h, joint, g = of_words.of_field(word, c)
-                    parts.append(_Part(some.share, of_words.b[:, c], h, joint, g))
-        share = detail.share if word is None else np.where(words == word, detail.share, 0.0)
+                if setting.covariance.any():
+                    detail, words, some, of_words = word_law(system, order, layer, detail)
+                    if of_words is not None:
+                        h, joint, g = of_words.of_field(word, c)
+                        parts.append(_Part(some.share, of_words.b[:, c], h, joint, g))
+                else:
+                    split = _by_field(free_words(system, order, layer, detail), word, setting.root[c])
+        beta, share = detail.beta, detail.share if word is None else np.where(words == word, detail.share, 0.0)
+        beta, share = split or (beta, share)
         if system.around_peaks and share.any():
             return system.layers[layer].preactivations(setting, share / share.sum(), c)
         rows = np.argsort(-share)[:MOST_NODES]
         rows = rows[share[rows] > 1e-12 * share.max(initial=0.0)]
         if len(rows):
-            beta = detail.beta[rows]
+            beta = beta[rows]
             parts.append(_Part(share[rows], beta @ setting.root[c], *system.layers[layer].class_law(setting, beta, c)))
         total = sum(float(part.share @ part.joint.sum(axis=1)) for part in parts)
         if not total > 0.0:

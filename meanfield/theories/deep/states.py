@@ -11,19 +11,30 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from meanfield.theories.deep.exchange_neurons import mean_powers
+from meanfield.theories.deep.free_words import FreeLaw, free_law
 from meanfield.theories.deep.products import MeanMoments
 from meanfield.theories.deep.rules import Detail, NotCovered, Setting, activation_range, code_words
 from meanfield.theories.deep.system import Order, System
 from meanfield.theories.deep.words import OfWord, WordLaw
 from meanfield.validation import FloatArray
 
-__all__ = ["States", "exchanged", "layer_nodes", "layer_states", "mean_kurtosis", "top_states", "word_law"]
+__all__ = [
+    "States",
+    "exchanged",
+    "free_words",
+    "layer_nodes",
+    "layer_states",
+    "mean_kurtosis",
+    "top_states",
+    "word_law",
+]
 
 _LIGHTEST = 1e-8
 _CLEAR = 1e-7  # share of the neurons that may have another word than their node, below which whole nodes do
 _SURE = 1e-10  # part of the neurons of a node, below which it has one word
 _LOOKED_AT = 4000  # nodes, the heaviest ones, or at once
 _NOTHING, _FEW, _LIGHT = 1e-10, 1000, 1e-6  # share of a node that does not count; of all that do not, of more nodes
+_FAINT = 1e-7  # share of a node whose cell is not split
 _DRAWN = 2000  # neurons
 _NOISE = np.linspace(-6.5, 6.5, 131)
 
@@ -80,33 +91,28 @@ def layer_nodes(system: System, order: Order, layer: int) -> tuple[Detail, Float
 
 def states_of(detail: Detail, words: FloatArray) -> States:
     """Averages over the nodes of each pattern."""
-    return _states(detail, {word: _whole(detail, words, word) for word in sorted(set(words.tolist()))})
+    return _states(
+        detail.beta, detail.share, {word: _whole(detail, words, word) for word in sorted(set(words.tolist()))}
+    )
 
 
-def _states(detail: Detail, laws: Mapping[str, OfWord]) -> States:
-    """Averages over the neurons of each pattern."""
+def _states(beta: FloatArray, share: FloatArray, laws: Mapping[str, OfWord]) -> States:
+    """Averages over the neurons of each pattern, at nodes beta (N, r) with their shares (N,)."""
     rows = []
     for word, law in laws.items():
-        part = detail.share * law.part
+        part = share * law.part
         total = float(part.sum())
         if total < _LIGHTEST:
             continue
         w = part / total
-        mean, active = w @ detail.beta, w @ law.activation
-        spread = (detail.beta.T * w) @ detail.beta - np.outer(mean, mean)
+        mean, active = w @ beta, w @ law.activation
+        spread = (beta.T * w) @ beta - np.outer(mean, mean)
         rows.append((word, total, mean, spread, active, w @ law.square - active**2))
     rows.sort(key=lambda row: (-round(row[1], 9), row[0]))
-    words_, share, beta, covariance, activation, variance = zip(*rows)
-    return States(
-        tuple(words_),
-        np.array(share),
-        np.array(beta),
-        np.array(covariance),
-        np.array(activation),
-        np.array(variance),
-        (detail.beta.T * detail.share) @ detail.beta,
-        np.zeros(len(share)),
-    )
+    second = (beta.T * share) @ beta
+    patterns, *means = zip(*rows)
+    heaviest, fields_b, spreads, actives, variances = map(np.array, means)
+    return States(tuple(patterns), heaviest, fields_b, spreads, actives, variances, second, np.zeros(len(rows)))
 
 
 def layer_states(system: System, order: Order, layer: int, detail: Detail, words: FloatArray) -> States:
@@ -125,7 +131,10 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
         if float(unsure @ detail.share) < _CLEAR:
             return states
     try:
-        sure, words, some, law = word_law(system, order, layer, detail)
+        if not system.setting(order, layer).covariance.any():
+            free = free_words(system, order, layer, detail)
+            return replace(_states(*free), second_beta=states.second_beta)
+        sure, whole, some, law = word_law(system, order, layer, detail)
     except NotCovered:
         if not known:
             unsure = np.minimum(unsure + _apart(system, order, layer, detail, words), 1.0)
@@ -133,12 +142,27 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
         own = [float(part[words == word].sum()) for word in states.patterns]
         return replace(states, unsure=np.minimum(np.array(own) / states.share, 1.0))
     laws = {} if law is None else law.of_words()
-    every = Detail(*(np.concatenate([getattr(one, part.name) for one in (sure, some)]) for part in fields(sure)))
     zero = OfWord(np.zeros(len(some.share)), some.activation, some.activation_square)
-    return _states(every, {
-        word: OfWord(*(np.concatenate(pair) for pair in zip(_whole(sure, words, word), laws.get(word, zero))))
-        for word in sorted({*words.tolist(), *laws})
+    beta, share = (np.concatenate(pair) for pair in ((sure.beta, some.beta), (sure.share, some.share)))
+    found = _states(beta, share / share.sum(), {
+        word: OfWord(*(np.concatenate(pair) for pair in zip(_whole(sure, whole, word), laws.get(word, zero))))
+        for word in sorted({*whole.tolist(), *laws})
     })  # fmt: skip
+    return replace(found, second_beta=states.second_beta)
+
+
+def free_words(system: System, order: Order, layer: int, detail: Detail) -> FreeLaw:
+    """The law of words of a layer without fields h, from its nodes.
+
+    Raises
+    ------
+    NotCovered
+        In one that is integrated around peaks, and by `free_law`.
+    """
+    if system.around_peaks:
+        raise NotCovered("the law of words is that of a lattice in b")
+    setting, problem = system.setting(order, layer), system.problem
+    return free_law(problem.phi, problem.n, setting, system.layers[layer], detail.beta[detail.share > _FAINT])
 
 
 def word_law(

@@ -25,7 +25,7 @@ from meanfield.theories.deep.rules import NotCovered, Setting, activation_range
 from meanfield.theories.deep.site import site_rule
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["OfWord", "WordLaw"]
+__all__ = ["OfWord", "WordLaw", "above"]
 
 _REACH, _LOOK = 7.5, (10.0, 20.0, 40.0)  # standard deviations of own fields, of alpha where its weight is looked for
 _ROUGH, _DEPTH = 0.3, 17.0  # spacing of alpha there, and how many nats of its weight are kept
@@ -213,7 +213,7 @@ class WordLaw:
         steep = np.abs(np.gradient(excess, line.h, axis=1))
         # Averaged over cells of alpha, of which the narrower side may be that of h instead, where it is wider.
         across, along = sorted([*line.cell, float(line.h[1] - line.h[0])])[-2:]
-        on = _above(excess, steep * across, steep * along)
+        on = above(excess, steep * across, steep * along)
         return _OnLine(np.stack([weight * (1.0 - on), weight * on], axis=1), g, mean, mean**2 + variance)
 
     def _read(self, c: int, at: IntArray, weight: FloatArray) -> FloatArray:
@@ -316,7 +316,7 @@ def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray, reach: flo
     return h, *found
 
 
-def _above(excess: FloatArray, across: FloatArray, along: FloatArray) -> FloatArray:
+def above(excess: FloatArray, across: FloatArray, along: FloatArray) -> FloatArray:
     """Part of a cell in which a linear function is positive: its value in the middle, and changes over both sides."""
     wide = np.maximum(np.maximum(across, along), 1e-100)
     narrow = np.maximum(np.minimum(across, along), 1e-6 * wide)
