@@ -32,7 +32,7 @@ class _Part(NamedTuple):
 
 def _by_field(law: FreeLaw, word: str, root: FloatArray) -> tuple[FloatArray, FloatArray]:
     """beta (k, r) and shares (k,) of the neurons with a word, those of nearly equal b = root . beta taken together."""
-    b, share = law.beta @ root, law.share * law.words[word].part
+    b, share = law.beta @ root, law.share * law.part(word)
     at = ((b - b.min()) * ((MOST_NODES - 1) / max(float(np.ptp(b)), 1e-300))).astype(np.int64)
     total, *means = (np.bincount(at, weight, MOST_NODES) for weight in (share, *(law.beta.T * share)))
     some = total > 0.0

@@ -29,11 +29,24 @@ _LIGHT = 1e-10  # share of a piece
 
 
 class FreeLaw(NamedTuple):
-    """Of a layer without fields h, on pieces of the cells of its nodes: beta (k, r), share (k,), and by word."""
+    """Of a layer without fields h, on pieces of the cells of its nodes: beta (k, r) and share (k,), and by class <phi>,
+    <phi^2>, and the part above the midpoint (k, C)."""
 
     beta: FloatArray
     share: FloatArray
-    words: dict[str, OfWord]
+    mean: FloatArray
+    square: FloatArray
+    on: FloatArray
+
+    def part(self, word: str) -> FloatArray:
+        """(k,) part of the neurons that have a word."""
+        bits = np.array(list(word)) == "1"
+        return np.asarray(np.where(bits, self.on, 1.0 - self.on).prod(axis=1))
+
+    def words(self) -> dict[str, OfWord]:
+        """By word, on the pieces."""
+        every = map("".join, itertools.product("01", repeat=self.on.shape[1]))
+        return {word: OfWord(self.part(word), self.mean, self.square) for word in every}
 
 
 class _Pieces(NamedTuple):
@@ -72,12 +85,8 @@ def free_law(phi: Activation, n: FloatArray, setting: Setting, nodes: LayerNodes
         found = _Pieces(*(np.concatenate([one[once], other]) for one, other in zip(found, finer)))
     share = np.exp(found.log - found.log.max())
     heavy = share > _LIGHT * share.sum()
-    found = _Pieces(*(one[heavy] for one in found))
-    words = {}
-    for word in itertools.product((0, 1), repeat=len(n)):
-        part = np.where(word, found.on, 1.0 - found.on).prod(axis=1)
-        words["".join(map(str, word))] = OfWord(part, found.mean, found.square)
-    return FreeLaw(found.beta, share[heavy] / share[heavy].sum(), words)
+    beta, _, mean, square, on = (one[heavy] for one in found)
+    return FreeLaw(beta, share[heavy] / share[heavy].sum(), mean, square, on)
 
 
 def _free_sites(phi: Activation, setting: Setting, beta: FloatArray, edges: FloatArray) -> list[CubicSpline]:

@@ -133,7 +133,7 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
     try:
         if not system.setting(order, layer).covariance.any():
             free = free_words(system, order, layer, detail)
-            return replace(_states(*free), second_beta=states.second_beta)
+            return replace(_states(free.beta, free.share, free.words()), second_beta=states.second_beta)
         sure, whole, some, law = word_law(system, order, layer, detail)
     except NotCovered:
         if not known:
