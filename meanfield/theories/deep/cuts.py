@@ -46,7 +46,8 @@ def said_of_words(cuts: tuple[CodeCut, ...], share: FloatArray) -> list[str]:
     if unsure <= _MANY:
         return []
     return [
-        f"codes overlap: up to {100.0 * unsure:.2g} % of the neurons may have another code than that of the node they "
-        "are counted at, and weights, readouts and activations of codes are that uncertain (certificate.cuts has the "
-        "part by code); t, kernels, outputs and drawn neurons do not depend on it"
+        f"codes overlap: about {100.0 * unsure:.2g} % of the neurons may have another code than that of the node they "
+        "are counted at (certificate.cuts has the part by code); weights, readouts and activations of codes are those "
+        "of whole nodes and may be wrong by twice that and more, take them from drawn neurons; t, kernels and outputs "
+        "do not depend on it"
     ]

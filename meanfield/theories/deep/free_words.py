@@ -25,7 +25,7 @@ __all__ = ["FreeLaw", "free_law"]
 _PIECES, _AGAIN = (0, 64, 16, 4), (0, 8, 6, 4)  # of a cell along an axis, by the number of axes, and of a piece
 _MOST_PIECES, _MOST_IN_B = 400_000, 20_000  # of all cells; values of tables in b
 _ALONG = 0.05  # spacing of tables in b, in units of 1 / range of phi
-_LIGHT = 1e-10  # share of a piece
+_LIGHT, _CORNER = 1e-10, 100.0  # share of a piece; how much more those with two cuts count than those with one
 
 
 class FreeLaw(NamedTuple):
@@ -61,7 +61,8 @@ class _Pieces(NamedTuple):
 
 def free_law(phi: Activation, n: FloatArray, setting: Setting, nodes: LayerNodes, beta: FloatArray) -> FreeLaw:
     """The law of words of a layer without fields h, from the nodes beta (N, r) that count, whose cells are split; once
-    more where two classes are cut, of which a piece counts neurons as if these were independent.
+    more at cuts, where its weight counts as constant over a piece, and above all where two classes are cut, which count
+    as independent there.
 
     Raises
     ------
@@ -75,10 +76,11 @@ def free_law(phi: Activation, n: FloatArray, setting: Setting, nodes: LayerNodes
     sites = _free_sites(phi, setting, beta, nodes.split(beta, 1)[2])
     found = _free_pieces(phi, n, setting, sites, *nodes.split(beta, parts))
     share = np.exp(found.log - found.log.max())
-    again = (((found.on > 0.0) & (found.on < 1.0)).sum(axis=1) > 1) & (share > _LIGHT * share.sum())
-    most = np.argsort(-np.where(again, share, 0.0), kind="stable")[: _MOST_PIECES // _AGAIN[r] ** r]
+    cuts = ((found.on > 0.0) & (found.on < 1.0)).sum(axis=1)
+    error = np.where(cuts > 1, _CORNER, np.minimum(cuts, 1)) * np.where(share > _LIGHT * share.sum(), share, 0.0)
+    most = np.argsort(-error, kind="stable")[: _MOST_PIECES // _AGAIN[r] ** r]
     once = np.ones(len(share), dtype=bool)
-    once[most[again[most]]] = False
+    once[most[error[most] > 0.0]] = False
     if not once.all():
         split = nodes.split(found.beta[~once], _AGAIN[r], 1.0 / parts)
         finer = _free_pieces(phi, n, setting, sites, *split)

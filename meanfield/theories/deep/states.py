@@ -34,7 +34,7 @@ _CLEAR = 1e-7  # share of the neurons that may have another word than their node
 _SURE = 1e-10  # part of the neurons of a node, below which it has one word
 _LOOKED_AT = 4000  # nodes, the heaviest ones, or at once
 _NOTHING, _FEW, _LIGHT = 1e-10, 1000, 1e-6  # share of a node that does not count; of all that do not, of more nodes
-_FAINT = 1e-7  # share of a node whose cell is not split
+_FAINT = 1e-8  # share of a node whose cell is not split
 _DRAWN = 2000  # neurons
 _NOISE = np.linspace(-6.5, 6.5, 131)
 

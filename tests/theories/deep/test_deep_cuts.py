@@ -6,6 +6,9 @@ from deep_oracles import Site
 from margins import below
 
 import meanfield as mf
+from meanfield.theories.deep.free_words import free_law
+from meanfield.theories.deep.layer import Layer
+from meanfield.theories.deep.rules import FINE, Setting
 from meanfield.theories.deep.solve import solve_deep
 
 NETWORK = mf.Network("sigmoid", depth=2)
@@ -68,3 +71,29 @@ def test_codes_without_codes():
         for value, size in ((shares[f"{k:02b}"], count), (drawn[f"{k // 2}-{k % 2}"], 4000)):
             error = np.sqrt(own * (1.0 - own) * (1.0 / size + 1.0 / count)) + 2e-4
             assert below(abs(value - own) / error, what=f"share of code {k:02b}")
+
+
+def test_words_of_a_layer_without_common_fields():
+    """The first layer: on a plain grid of both fields b, each line of which has an offset of its own."""
+    phi, n = NETWORK.activation, np.array([9.0, 14.0])
+    given = Setting(
+        np.array([[0.5, 0.1], [-0.35, 0.15]]), np.zeros((2, 2)), np.array([1.0, 1.0]), np.array([0.2, -0.3])
+    )
+    layer = Layer(phi, n, FINE, last=False)
+    detail = layer.evaluate(given, detail=True)[1]
+    law = free_law(phi, n, given, layer, detail.beta[detail.share > 1e-10])
+    i, j = np.meshgrid(np.arange(-450, 450), np.arange(-450, 450), indexing="ij")
+    beta = 0.02 * np.stack([i + (0.618034 * j) % 1.0, j + (0.754878 * i) % 1.0], axis=-1).reshape(-1, 2)
+    b, log, on = beta @ given.root.T, -0.5 * (beta**2).sum(axis=1), []
+    for c, size in enumerate(n):
+        line = np.linspace(b[:, c].min(), b[:, c].max(), 1501)
+        g, mean = Site(phi, 1.0, given.delta[c])(line, np.zeros(1501))[:2]
+        log += size * np.interp(b[:, c], line, g)
+        on.append(np.interp(b[:, c], line, mean) > 0.5)
+    weight = np.exp(log - log.max())
+    weight /= weight.sum()
+    for word in ("00", "01", "10", "11"):
+        has = weight * np.prod([part == (bit == "1") for part, bit in zip(on, word)], axis=0)
+        share = law.share * law.part(word)
+        assert share.sum() == pytest.approx(has.sum(), abs=3e-5)
+        np.testing.assert_allclose(share @ law.beta, has @ beta, atol=1e-4)
