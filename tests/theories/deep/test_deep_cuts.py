@@ -74,26 +74,33 @@ def test_codes_without_codes():
 
 
 def test_words_of_a_layer_without_common_fields():
-    """The first layer: on a plain grid of both fields b, each line of which has an offset of its own."""
+    """The first layer, on panels in both fields b that end where a class is cut."""
     phi, n = NETWORK.activation, np.array([9.0, 14.0])
     given = Setting(
         np.array([[0.5, 0.1], [-0.35, 0.15]]), np.zeros((2, 2)), np.array([1.0, 1.0]), np.array([0.2, -0.3])
     )
     layer = Layer(phi, n, FINE, last=False)
     detail = layer.evaluate(given, detail=True)[1]
-    law = free_law(phi, n, given, layer, detail.beta[detail.share > 1e-10])
-    i, j = np.meshgrid(np.arange(-450, 450), np.arange(-450, 450), indexing="ij")
-    beta = 0.02 * np.stack([i + (0.618034 * j) % 1.0, j + (0.754878 * i) % 1.0], axis=-1).reshape(-1, 2)
-    b, log, on = beta @ given.root.T, -0.5 * (beta**2).sum(axis=1), []
+    law = free_law(phi, n, given, layer, detail.beta[detail.share > 1e-8])
+    x, w = np.polynomial.legendre.leggauss(20)
+    sides = []
     for c, size in enumerate(n):
-        line = np.linspace(b[:, c].min(), b[:, c].max(), 1501)
-        g, mean = Site(phi, 1.0, given.delta[c])(line, np.zeros(1501))[:2]
-        log += size * np.interp(b[:, c], line, g)
-        on.append(np.interp(b[:, c], line, mean) > 0.5)
-    weight = np.exp(log - log.max())
-    weight /= weight.sum()
+        site, none = Site(phi, 1.0, given.delta[c]), np.zeros(400)
+        middle = np.linspace(-4.0, 4.0, 400)
+        cut = np.interp(0.5, site(middle, none)[1], middle)
+        half = 5.0 / 20
+        up = (half * (2.0 * np.arange(10)[:, None] + 1.0 + x)).ravel()
+        weight = np.tile(half * w, 10)
+        sides.append([(b, weight * np.exp(size * site(b, np.zeros(200))[0])) for b in (cut - up, cut + up)])
+    inverse = np.linalg.inv(given.root @ given.root.T)
+    found = {}
     for word in ("00", "01", "10", "11"):
-        has = weight * np.prod([part == (bit == "1") for part, bit in zip(on, word)], axis=0)
+        (b1, w1), (b2, w2) = (sides[c][int(bit)] for c, bit in enumerate(word))
+        b = np.stack(np.broadcast_arrays(b1[:, None], b2), axis=-1)
+        plain = w1[:, None] * w2 * np.exp(-0.5 * np.einsum("ijc,ce,ije->ij", b, inverse, b))
+        found[word] = plain.sum(), np.einsum("ij,ijc->c", plain, b)
+    total = sum(part for part, _ in found.values())
+    for word, (part, mean) in found.items():
         share = law.share * law.part(word)
-        assert share.sum() == pytest.approx(has.sum(), abs=3e-5)
-        np.testing.assert_allclose(share @ law.beta, has @ beta, atol=1e-4)
+        assert share.sum() == pytest.approx(part / total, abs=1e-5)
+        np.testing.assert_allclose(share @ law.beta @ given.root.T, mean / total, atol=4e-5)  # as at the middle of a piece
