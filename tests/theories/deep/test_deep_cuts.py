@@ -102,5 +102,5 @@ def test_words_of_a_layer_without_common_fields():
     total = sum(part for part, _ in found.values())
     for word, (part, mean) in found.items():
         share = law.share * law.part(word)
-        assert share.sum() == pytest.approx(part / total, abs=1e-5)
-        np.testing.assert_allclose(share @ law.beta @ given.root.T, mean / total, atol=4e-5)  # as at the middle of a piece
+        assert share.sum() == pytest.approx(part / total, abs=2e-5)
+        np.testing.assert_allclose(share @ law.beta @ given.root.T, mean / total, atol=4e-5)
