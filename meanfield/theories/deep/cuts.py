@@ -9,8 +9,9 @@ from __future__ import annotations
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.solution import CodeCut
 from meanfield.theories.deep.system import Order, System
+from meanfield.validation import FloatArray
 
-__all__ = ["code_cuts", "said_of_cuts", "said_of_nodes"]
+__all__ = ["code_cuts", "said_of_cuts", "said_of_words"]
 
 _MANY = 1e-3  # share of a code's neurons at its cut, or of all between two codes, from which on it is said
 
@@ -39,12 +40,14 @@ def said_of_cuts(cuts: tuple[CodeCut, ...]) -> list[str]:
     ]
 
 
-def said_of_nodes(beside: float) -> list[str]:
-    """A note if many neurons are at nodes beside another code, else none."""
-    if beside <= _MANY:
+def said_of_words(cuts: tuple[CodeCut, ...], share: FloatArray) -> list[str]:
+    """A note if many neurons may have another code than they are counted for, else none."""
+    unsure = float(share @ [cut.share for cut in cuts]) if cuts else 0.0
+    if unsure <= _MANY:
         return []
     return [
-        f"codes overlap: {100.0 * beside:.2g} % of the neurons are at nodes beside those of another code; weights, "
-        "readouts and activations of codes are those of whole nodes and may be wrong by twice that and more, take them "
-        "from drawn neurons; t, kernels and outputs do not depend on it"
+        f"codes overlap: about {100.0 * unsure:.2g} % of the neurons may have another code than that of the node they "
+        "are counted at (certificate.cuts has the part by code); weights, readouts and activations of codes are those "
+        "of whole nodes and may be wrong by twice that and more, take them from drawn neurons; t, kernels and outputs "
+        "do not depend on it"
     ]

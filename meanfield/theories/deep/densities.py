@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.activations.density import _pieces
+from meanfield.theories.deep.free_words import FreeLaw
 from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
+from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.states import free_words, word_law
 from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["LayerDensities"]
+
+
+class _Part(NamedTuple):
+    """Some nodes: their shares (N,), fields b (N,) and h (H,) of one class, weights over h (N, H), and g there."""
+
+    share: FloatArray
+    b: FloatArray
+    h: FloatArray
+    joint: FloatArray
+    g: FloatArray
+
+
+def _by_field(law: FreeLaw, word: str, root: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """beta (k, r) and shares (k,) of the neurons with a word, those of nearly equal b = root . beta taken together."""
+    b, share = law.beta @ root, law.share * law.part(word)
+    at = ((b - b.min()) * ((MOST_NODES - 1) / max(float(np.ptp(b)), 1e-300))).astype(np.int64)
+    total, *means = (np.bincount(at, weight, MOST_NODES) for weight in (share, *(law.beta.T * share)))
+    some = total > 0.0
+    return np.asarray(np.column_stack(means)[some] / total[some, None]), np.asarray(total[some], dtype=float)
 
 
 class LayerDensities(RecomputedLayers):
@@ -50,6 +75,9 @@ class LayerDensities(RecomputedLayers):
 
     def preactivation_density(self, code: object, cls: int | str, grid: object, layer: int = -1) -> FloatArray:
         """Density of the preactivation on a training sample of class `cls` over the neurons of a code (None: all).
+
+        Neurons have the codes of `codes` and `sample_neurons`; where these are those of whole nodes (`certificate.cuts`
+        then has which part may have another), or shares are given, so is the density.
 
         Parameters
         ----------
@@ -102,32 +130,42 @@ class LayerDensities(RecomputedLayers):
             law = self._class_law(layer)
             return law.density(self.network.activation, law.of(None if code is None else self._word(code, layer), c))
         detail, words = self._nodes(layer)
-        chosen = np.ones(len(words), dtype=bool) if code is None else words == self._word(code, layer)
-        if not chosen.any():
-            raise ValueError(f"the code {short(code)} is too light for a density: its few neurons are on its border.")
-        share = np.where(chosen, detail.share, 0.0)
-        if system.around_peaks:
-            return system.layers[layer].preactivations(system.setting(order, layer), share / share.sum(), c)
+        setting, parts, split = system.setting(order, layer), [], None
+        word = None if code is None else self._word(code, layer)
+        if word is not None and not (system.codes and layer == system.problem.depth - 1):
+            with contextlib.suppress(NotCovered):  # then words of nodes, see `certificate.cuts`
+                if setting.covariance.any():
+                    detail, words, some, of_words = word_law(system, order, layer, detail)
+                    if of_words is not None:
+                        h, joint, g = of_words.of_field(word, c)
+                        parts.append(_Part(some.share, of_words.b[:, c], h, joint, g))
+                else:
+                    split = _by_field(free_words(system, order, layer, detail), word, setting.root[c])
+        beta, share = detail.beta, detail.share if word is None else np.where(words == word, detail.share, 0.0)
+        beta, share = split or (beta, share)
+        if system.around_peaks and share.any():
+            return system.layers[layer].preactivations(setting, share / share.sum(), c)
         rows = np.argsort(-share)[:MOST_NODES]
-        rows = rows[share[rows] > 1e-12 * share.max()]
-        share = share[rows] / share[rows].sum()
-        setting = system.setting(order, layer)
-        beta = detail.beta[rows]
-        h, joint, g = system.layers[layer].class_law(setting, beta, c)
-        b = beta @ setting.root[c]
+        rows = rows[share[rows] > 1e-12 * share.max(initial=0.0)]
+        if len(rows):
+            beta = beta[rows]
+            parts.append(_Part(share[rows], beta @ setting.root[c], *system.layers[layer].class_law(setting, beta, c)))
+        total = sum(float(part.share @ part.joint.sum(axis=1)) for part in parts)
+        if not total > 0.0:
+            raise ValueError(f"the code {short(code)} is too light for a density: its few neurons are on its border.")
         d, delta = float(setting.d[c]), float(setting.delta[c])
         phi = self.network.activation
 
         def density(z: FloatArray) -> FloatArray:
-            out = np.empty(len(z))
-            for start in range(0, len(z), 256):
-                at = z[start : start + 256]
-                gauss = np.exp(-0.5 * (at - h[:, None]) ** 2 / d) / math.sqrt(2 * math.pi * d)
+            out = np.zeros(len(z))
+            for start, part in itertools.product(range(0, len(z), 256), parts):
+                at, g = z[start : start + 256], part.g
+                gauss = np.exp(-0.5 * (at - part.h[:, None]) ** 2 / d) / math.sqrt(2 * math.pi * d)
                 value = phi(at)
                 top = g.min(axis=1, keepdims=True)
-                inside = (joint * np.exp(top - g)) @ gauss
-                tilt = np.exp(np.clip(b[:, None] * value + 0.5 * delta * value**2 - top, -700.0, 700.0))
-                out[start : start + 256] = share @ (inside * tilt)
+                inside = (part.joint * np.exp(top - g)) @ gauss
+                tilt = np.exp(np.clip(part.b[:, None] * value + 0.5 * delta * value**2 - top, -700.0, 700.0))
+                out[start : start + 256] += part.share @ (inside * tilt) / total
             return out
 
         return density

@@ -180,11 +180,17 @@ class Fields:
             np.add.at(found.T, self.plane.first[c] + k, (weights * share[:, k]).T)
         return found
 
-    def scattered(self, at: IntArray, rng: np.random.Generator) -> FloatArray:
-        """(k, C) moves of the centres for two shared fields drawn from the cells of nodes `at` (k,); none for one."""
-        if self.plane is None:
-            return np.zeros((len(at), len(self.shared)))
-        return np.asarray((rng.random((len(at), 2)) - 0.5) @ self.plane.cell @ self.shared.T)
+    def inside_cells(self, at: IntArray, copies: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """Moves (k, copies, C) of the centres for shared fields drawn from the cells of nodes `at` (k,), and ln of what
+        the weight of alpha changes by (k, copies)."""
+        if self.plane is not None:
+            u, cell = self.shared, self.plane.cell
+            alpha = self.plane.own[:, at].T @ np.linalg.pinv(u).T
+        else:
+            u, alpha = self.shared[:, None], self.alpha[at, None]
+            cell = (np.gradient(self.alpha) if len(self.alpha) > 1 else np.zeros(1))[at, None, None]
+        move = (rng.random((len(at), copies, alpha.shape[1])) - 0.5) @ cell
+        return move @ u.T, -(move * (alpha[:, None] + 0.5 * move)).sum(axis=2)
 
 
 def fields_of(

@@ -130,18 +130,14 @@ class Layer(LayerTerms):
         fields = view.fields
         total = self._terms(view, chosen)
         alpha = _pick(np.exp(total - total.max(axis=1, keepdims=True)), rng)
-        move = fields.scattered(alpha, rng)
         for c in range(len(self.n)):
             at, beyond = fields.column(alpha, c)
             one = np.zeros((count, fields.columns(c)))
             one[np.arange(count), at] = 1.0
             row = _pick(self._joint(view, chosen, c, one)[0], rng)
-            offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else move[:, c]
-            h[:, c] = fields.h[c][row] + offset + beyond
-        if fields.plane is None:
-            again, h = self._between(setting, fields, alpha, b, h, rng)
-            b, pick = b[again], pick[again]
-        return b, h, pick // copies
+            h[:, c] = fields.h[c][row] + fields.step[c] * (rng.random(count) - 0.5) + beyond
+        again, h = self._between(setting, fields, alpha, b, h, rng)
+        return b[again], h, pick[again] // copies
 
     def _between(
         self, setting: Setting, fields: Fields, at: IntArray, b: FloatArray, h: FloatArray, rng: np.random.Generator
@@ -151,10 +147,8 @@ class Layer(LayerTerms):
         Moving h_c by u_c times what alpha moves by leaves N(h; u alpha, D) as it is. Where D is small against the cells
         of alpha the fields h would be a comb without that, and neurons that respond to some classes only too many.
         """
-        cells = np.gradient(fields.alpha)[at] if len(fields.alpha) > 1 else np.zeros(len(at))
-        move = cells[:, None] * (rng.random((len(at), _COPIES)) - 0.5)
-        log = -move * (fields.alpha[at, None] + 0.5 * move)
-        moved = h[:, None, :] + move[:, :, None] * fields.shared
+        move, log = fields.inside_cells(at, _COPIES, rng)
+        moved = h[:, None, :] + move
         for c, size in enumerate(self.n):
             low, high = float(moved[:, :, c].min()), float(moved[:, :, c].max())
             ends = float(b[:, c].min()), float(b[:, c].max())

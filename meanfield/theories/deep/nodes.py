@@ -108,6 +108,17 @@ class LayerNodes:
         chart = self._chart(beta.shape[1])
         return np.round(chart.inverse(beta) / self.rule.beta - chart.offset(self.rule.offset)).astype(np.int64)
 
+    def split(self, beta: FloatArray, parts: int, size: float = 1.0) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Cells around beta (N, r), of this size along every axis in units of those of the lattice, in parts^r pieces
+        each: their middles (k, r), ln of their volumes (k,) and edges (k, r, r)."""
+        chart, ticks = self._chart(beta.shape[1]), size * ((np.arange(parts) + 0.5) / parts - 0.5)
+        pieces = np.stack(np.meshgrid(*[ticks] * beta.shape[1], indexing="ij"), -1).reshape(-1, beta.shape[1])
+        v = (chart.inverse(beta)[:, None] + self.rule.beta * pieces).reshape(-1, beta.shape[1])
+        sides = np.column_stack([axis.slope(v[:, i]) for i, axis in enumerate(chart.axes)]) * (
+            self.rule.beta * size / parts
+        )
+        return chart.beta(v), np.log(sides).sum(axis=1), sides[:, :, None] * chart.frame
+
     def _log_cells(self, index: IntArray) -> FloatArray:
         """(N,) ln of the volumes of the cells of lattice nodes, times the norm of N(beta; 0, 1)."""
         r = index.shape[1]

@@ -12,10 +12,11 @@ from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.exchange_neurons import ClassLaw, class_law
+from meanfield.theories.deep.free_words import FreeLaw
 from meanfield.theories.deep.reduction import Members, problem_of
-from meanfield.theories.deep.rules import Detail
+from meanfield.theories.deep.rules import Detail, NotCovered
 from meanfield.theories.deep.solution import DeepSolution
-from meanfield.theories.deep.states import exchanged, layer_nodes, layer_states, mean_kurtosis
+from meanfield.theories.deep.states import States, exchanged, free_words, layer_nodes, layer_states, mean_kurtosis
 from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System
 from meanfield.validation import FloatArray, read_only, short
 
@@ -41,10 +42,7 @@ class RecomputedLayers(SolvedPosterior):
         layer = self._layer(layer) - 1
         if layer == self.network.depth - 1:
             return self.codes
-        if self._exchanged:
-            states = exchanged(self._system, self._order, layer)
-        else:
-            states = layer_states(self._system, self._order, layer, *self._nodes(layer))
+        states = self._states(layer)
         root = self._system.setting(self._order, layer).root
         own = self._members
         return tuple(
@@ -87,9 +85,12 @@ class RecomputedLayers(SolvedPosterior):
             rows = np.argsort(-detail.share)[:MOST_NODES]
             joint, mean = self._system.layers[layer].class_means(setting, detail.beta[rows], c)
             share = share[rows] * joint
-        on = mean > self._middle
+        on = (mean > self._middle).astype(float)
+        if layer in self._free_laws:
+            law = self._free_laws[layer]
+            share, mean, on = law.share, law.mean[:, c], law.on[:, c]
         with np.errstate(invalid="ignore"):
-            active, silent = ((share * mean * kind).sum() / (share * kind).sum() for kind in (on, ~on))
+            active, silent = ((share * mean * kind).sum() / (share * kind).sum() for kind in (on, 1.0 - on))
         return float(active), float(silent)
 
     @cached_property
@@ -132,6 +133,27 @@ class RecomputedLayers(SolvedPosterior):
             setting = self._system.setting(self._order, layer)
             self._laws[layer] = class_law(self._system.layers[layer], setting)
         return self._laws[layer]
+
+    @cached_property
+    def _free_laws(self) -> dict[int, FreeLaw]:
+        """Of the first layer, whose neurons have no fields h, where it is known."""
+        try:
+            return {0: free_words(self._system, self._order, 0, self._nodes(0)[0])}
+        except NotCovered:
+            return {}
+
+    @cached_property
+    def _grouped(self) -> dict[int, States]:
+        return {}
+
+    def _states(self, layer: int) -> States:
+        """The groups of neurons of a layer below the last."""
+        if layer not in self._grouped:
+            if self._exchanged:
+                self._grouped[layer] = exchanged(self._system, self._order, layer)
+            else:
+                self._grouped[layer] = layer_states(self._system, self._order, layer, *self._nodes(layer))
+        return self._grouped[layer]
 
     @cached_property
     def _kept(self) -> dict[int, tuple[Detail, FloatArray]]:

@@ -84,6 +84,8 @@ class DeepCertificate(Certificate):
         At given shares of codes: the part of each code's neurons that are within about a standard deviation of the
         prior of readouts from where its basin ends and another begins. The answer depends on where the cut is about as
         much, which a quadrature that cuts at the same place does not show. Largest close to an instability of the code.
+        At equilibrium empty, unless codes are those of whole nodes: then the part of each code's neurons that may have
+        another one (an estimate; by drawn neurons for more than three classes).
     """
 
     solver_residual: float = math.nan

@@ -25,7 +25,7 @@ from meanfield.theories.deep.branches import (
     refined,
 )
 from meanfield.theories.deep.coverage import refuses, refuses_shares
-from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_nodes
+from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_words
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
@@ -35,7 +35,7 @@ from meanfield.theories.deep.reduction import Members, code_shares, problem_of
 from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
 from meanfield.theories.deep.second_start import COARSE, Second, highest, one_solution, second_start
 from meanfield.theories.deep.silent import BRIEF, Silent, quiet_solution, silent_state
-from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution, OrderError
+from meanfield.theories.deep.solution import Branch, CodeCut, DeepCertificate, DeepSolution, OrderError
 from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
@@ -360,7 +360,11 @@ def _posterior(
     order = system.unpack(found.x)
     cuts = code_cuts(system, order)
     states = top_states(system, order) if not linear else None
-    notes += said_of_cuts(cuts) + said_of_nodes(0.0 if states is None else states.beside)
+    notes += said_of_cuts(cuts)
+    if states is not None and states.unsure.any():
+        patterns = [members.word(word) for word in states.patterns]
+        cuts = tuple(CodeCut(word, float(part)) for word, part in zip(patterns, states.unsure))
+        notes += said_of_words(cuts, states.share)
     good = residual <= allowed and proof.error <= allowed
     status = Status.OPTIMAL if good else Status.RESIDUAL
     certificate = DeepCertificate.of(

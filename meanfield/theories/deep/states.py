@@ -11,18 +11,32 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from meanfield.theories.deep.exchange_neurons import mean_powers
+from meanfield.theories.deep.free_words import FreeLaw, free_law
 from meanfield.theories.deep.products import MeanMoments
-from meanfield.theories.deep.rules import Detail, code_words
+from meanfield.theories.deep.rules import Detail, NotCovered, Setting, activation_range, code_words
 from meanfield.theories.deep.system import Order, System
-from meanfield.theories.deep.words import OfWord, laws_of_words
+from meanfield.theories.deep.words import OfWord, WordLaw
 from meanfield.validation import FloatArray
 
-__all__ = ["States", "exchanged", "layer_nodes", "layer_states", "mean_kurtosis", "top_states"]
+__all__ = [
+    "States",
+    "exchanged",
+    "free_words",
+    "layer_nodes",
+    "layer_states",
+    "mean_kurtosis",
+    "top_states",
+    "word_law",
+]
 
 _LIGHTEST = 1e-8
-_CLEAR = 1e-7  # share of the nodes beside a cut, below which whole nodes do
-_LOOKED_AT = 4000  # nodes, the heaviest ones
-_NOTHING = 1e-10  # share of a node that does not count
+_CLEAR = 1e-7  # share of the neurons that may have another word than their node, below which whole nodes do
+_SURE = 1e-10  # part of the neurons of a node, below which it has one word
+_LOOKED_AT = 4000  # nodes, the heaviest ones, or at once
+_NOTHING, _FEW, _LIGHT = 1e-10, 1000, 1e-6  # share of a node that does not count; of all that do not, of more nodes
+_FAINT = 1e-8  # share of a node whose cell is not split
+_DRAWN = 2000  # neurons
+_NOISE = np.linspace(-6.5, 6.5, 131)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +53,8 @@ class States:
         Mean of the activation on a sample of each class, and its variance over neurons and samples.
     second_beta : (r, r) array
         <beta beta^T> over all neurons.
-    beside : float
-        Part of the neurons that are at a node beside one of another code, and may have that one.
+    unsure : (n,) array
+        Part of the neurons of each that may have another code; 0 where the law of words is known.
     """
 
     patterns: tuple[str, ...]
@@ -50,7 +64,7 @@ class States:
     activation: FloatArray
     variance: FloatArray
     second_beta: FloatArray
-    beside: float = 0.0
+    unsure: FloatArray
 
 
 def layer_nodes(system: System, order: Order, layer: int) -> tuple[Detail, FloatArray]:
@@ -77,68 +91,169 @@ def layer_nodes(system: System, order: Order, layer: int) -> tuple[Detail, Float
 
 def states_of(detail: Detail, words: FloatArray) -> States:
     """Averages over the nodes of each pattern."""
-    return _states(detail, {
-        word: OfWord((words == word).astype(float), detail.activation, detail.activation_square + detail.noise)
-        for word in sorted(set(words.tolist()))
-    })  # fmt: skip
+    return _states(
+        detail.beta, detail.share, {word: _whole(detail, words, word) for word in sorted(set(words.tolist()))}
+    )
 
 
-def _states(detail: Detail, laws: Mapping[str, OfWord]) -> States:
-    """Averages over the neurons of each pattern."""
+def _states(beta: FloatArray, share: FloatArray, laws: Mapping[str, OfWord]) -> States:
+    """Averages over the neurons of each pattern, at nodes beta (N, r) with their shares (N,)."""
     rows = []
     for word, law in laws.items():
-        part = detail.share * law.part
+        part = share * law.part
         total = float(part.sum())
         if total < _LIGHTEST:
             continue
         w = part / total
-        mean, active = w @ detail.beta, w @ law.activation
-        spread = (detail.beta.T * w) @ detail.beta - np.outer(mean, mean)
+        mean, active = w @ beta, w @ law.activation
+        spread = (beta.T * w) @ beta - np.outer(mean, mean)
         rows.append((word, total, mean, spread, active, w @ law.square - active**2))
     rows.sort(key=lambda row: (-round(row[1], 9), row[0]))
-    words_, share, beta, covariance, activation, variance = zip(*rows)
-    return States(
-        tuple(words_),
-        np.array(share),
-        np.array(beta),
-        np.array(covariance),
-        np.array(activation),
-        np.array(variance),
-        (detail.beta.T * detail.share) @ detail.beta,
-    )
+    second = (beta.T * share) @ beta
+    patterns, *means = zip(*rows)
+    heaviest, fields_b, spreads, actives, variances = map(np.array, means)
+    return States(tuple(patterns), heaviest, fields_b, spreads, actives, variances, second, np.zeros(len(rows)))
 
 
 def layer_states(system: System, order: Order, layer: int, detail: Detail, words: FloatArray) -> States:
     """Codes of a layer from its `layer_nodes`.
 
     Where neurons are near a cut whole nodes do not tell how many are on either side of it (without codes a third of
-    them is in the node at zero field), and fields h decide it, too: `laws_of_words`.
+    them is in the node at zero field), and fields h decide it, too: `WordLaw`.
     """
     states = states_of(detail, words)
     if system.codes and layer == system.problem.depth - 1:  # given, each in its own basin
         return states
-    states = replace(states, beside=_beside(detail, words))
+    unsure = _beside(detail, words)
+    known = float(unsure @ detail.share) < _CLEAR
+    if known:
+        unsure = _apart(system, order, layer, detail, words)
+        if float(unsure @ detail.share) < _CLEAR:
+            return states
+    try:
+        if not system.setting(order, layer).covariance.any():
+            free = free_words(system, order, layer, detail)
+            return replace(_states(free.beta, free.share, free.words()), second_beta=states.second_beta)
+        sure, whole, some, law = word_law(system, order, layer, detail)
+    except NotCovered:
+        if not known:
+            unsure = np.minimum(unsure + _apart(system, order, layer, detail, words), 1.0)
+        part = unsure * detail.share
+        own = [float(part[words == word].sum()) for word in states.patterns]
+        return replace(states, unsure=np.minimum(np.array(own) / states.share, 1.0))
+    laws = {} if law is None else law.of_words()
+    zero = OfWord(np.zeros(len(some.share)), some.activation, some.activation_square)
+    beta, share = (np.concatenate(pair) for pair in ((sure.beta, some.beta), (sure.share, some.share)))
+    found = _states(beta, share / share.sum(), {
+        word: OfWord(*(np.concatenate(pair) for pair in zip(_whole(sure, whole, word), laws.get(word, zero))))
+        for word in sorted({*whole.tolist(), *laws})
+    })  # fmt: skip
+    return replace(found, second_beta=states.second_beta)
+
+
+def free_words(system: System, order: Order, layer: int, detail: Detail) -> FreeLaw:
+    """The law of words of a layer without fields h, from its nodes.
+
+    Raises
+    ------
+    NotCovered
+        In one that is integrated around peaks, and by `free_law`.
+    """
+    if system.around_peaks:
+        raise NotCovered("the law of words is that of a lattice in b")
+    setting, problem = system.setting(order, layer), system.problem
+    return free_law(problem.phi, problem.n, setting, system.layers[layer], detail.beta[detail.share > _FAINT])
+
+
+def word_law(
+    system: System, order: Order, layer: int, detail: Detail
+) -> tuple[Detail, FloatArray, Detail, WordLaw | None]:
+    """Nodes of a layer whose neurons all have the same word, these words, and other nodes with the law of theirs.
+
+    Of one conjugate field at half the spacing of the nodes given. The lightest are left out.
+
+    Raises
+    ------
+    NotCovered
+        In a layer without fields h, in one that is integrated around peaks, and by `WordLaw`.
+    """
     setting = system.setting(order, layer)
-    if states.beside < _CLEAR or not setting.covariance.any() or system.around_peaks:
-        return states
+    if not setting.covariance.any() or system.around_peaks:
+        raise NotCovered("the law of words is that of a lattice in b, for layers with fields h")
     if detail.beta.shape[1] == 1:
         detail = system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
-    heavy = detail.share > _NOTHING
-    detail = Detail(*(getattr(detail, part.name)[heavy] for part in fields(detail)))
-    laws = laws_of_words(system.problem.phi, system.problem.n, setting, detail)
-    return states if laws is None else _states(detail, laws)
+    heavy = np.argsort(-detail.share)
+    heavy = heavy[detail.share[heavy] > _NOTHING]
+    if len(heavy) > _FEW:
+        missed = 1.0 - np.cumsum(detail.share[heavy])
+        heavy = heavy[: max(_FEW, int(np.searchsorted(-missed, -_LIGHT)))]
+    words = code_words(system.problem.phi, detail.activation)
+    one = _apart(system, order, layer, detail, words)[heavy] < _SURE
+    sure, some = (
+        Detail(*(getattr(detail, part.name)[at] for part in fields(detail))) for at in (heavy[one], heavy[~one])
+    )
+    law = WordLaw(system.problem.phi, system.problem.n, setting, some.beta) if len(some.share) else None
+    return sure, words[heavy[one]], some, law
 
 
-def _beside(detail: Detail, words: FloatArray) -> float:
-    """Share of the heaviest nodes one of whose nearest neighbours has another word."""
+def _whole(detail: Detail, words: FloatArray, word: str) -> OfWord:
+    """Whole nodes of a word."""
+    return OfWord((words == word).astype(float), detail.activation, detail.activation_square + detail.noise)
+
+
+def _apart(system: System, order: Order, layer: int, detail: Detail, words: FloatArray) -> FloatArray:
+    """(N,) part of the neurons with exactly the fields b of a node, that have another word than it: those beyond the
+    cut of any class, summed over classes."""
+    setting, over = system.setting(order, layer), system.layers[layer]
+    if system.around_peaks:
+        return _drawn_apart(system, setting, layer, detail, words)
+    found = np.zeros(len(words))
+    if not setting.covariance.any():
+        return found
+    heavy = np.flatnonzero(detail.share > _NOTHING)
+    low, high = activation_range(system.problem.phi)
+    try:
+        for start in range(0, len(heavy), _LOOKED_AT):
+            rows = heavy[start : start + _LOOKED_AT]
+            for c in range(len(system.problem.n)):
+                joint, mean = over.class_means(setting, detail.beta[rows], c)
+                on = np.array([word[c] == "1" for word in words[rows]])
+                found[rows] += np.where((mean > 0.5 * (low + high)) != on[:, None], joint, 0.0).sum(axis=1)
+    except NotCovered:
+        return np.ones(len(words))
+    return found
+
+
+def _drawn_apart(system: System, setting: Setting, layer: int, detail: Detail, words: FloatArray) -> FloatArray:
+    """The same, the part by word, of neurons that are drawn."""
+    phi, rng = system.problem.phi, np.random.default_rng(0)
+    pick = np.sort(rng.choice(len(words), size=_DRAWN, p=detail.share / detail.share.sum()))
+    b, h, row = system.layers[layer].drawn(setting, pick, rng)
+    mean = np.empty_like(b)
+    for c in range(b.shape[1]):
+        x = h[:, c, None] + math.sqrt(setting.d[c]) * _NOISE
+        exponent = b[:, c, None] * phi(x) + 0.5 * setting.delta[c] * phi(x) ** 2 - 0.5 * _NOISE**2
+        weight = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+        mean[:, c] = (weight * phi(x)).sum(axis=1) / weight.sum(axis=1)
+    own, found = words[pick[row]], np.ones(len(words))
+    apart = code_words(phi, mean) != own
+    for word in set(own.tolist()):
+        found[words == word] = apart[own == word].mean()
+    return found
+
+
+def _beside(detail: Detail, words: FloatArray) -> FloatArray:
+    """(N,) whether one of a node's nearest neighbours, among the heaviest, has another word."""
+    found = np.zeros(len(words))
     heavy = np.argsort(-detail.share)[:_LOOKED_AT]
     heavy = heavy[detail.share[heavy] > _NOTHING]
     many = min(2 * detail.beta.shape[1] + 1, len(heavy))
     if many < 2:
-        return 0.0
+        return found
     _, near = cKDTree(detail.beta[heavy]).query(detail.beta[heavy], k=many)
     own = words[heavy]
-    return float(detail.share[heavy][(own[near] != own[:, None]).any(axis=1)].sum())
+    found[heavy] = (own[near] != own[:, None]).any(axis=1)
+    return found
 
 
 def mean_kurtosis(system: System, order: Order, layer: int) -> tuple[FloatArray, FloatArray]:
@@ -205,7 +320,7 @@ def exchanged(system: System, order: Order, layer: int) -> States:
     words, shares, betas, covariances, activations, variances = (list(column) for column in zip(*rows))
     return States(
         tuple(words), np.array(shares), np.array(betas), np.array(covariances), np.array(activations),
-        np.array(variances), second,
+        np.array(variances), second, np.zeros(len(words)),
     )  # fmt: skip
 
 

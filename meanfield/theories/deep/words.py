@@ -1,36 +1,48 @@
 """Which neurons have which code, where fields h decide it as much as b (THEORY.md, "Codes of neurons").
 
 A neuron is active on a class if its mean activation g_b(b_c, h_c), given both of its fields, is above the midpoint of
-phi. Given beta and the shared field alpha classes are independent, so that the law of its word is a sum over alpha of
-products over classes of what is above and below the midpoint, on plain grids of alpha and of each class's own field.
+phi. With h = U alpha + own fields and given (beta, alpha) classes are independent, so that the law of its word is a sum
+over a plain lattice of alpha, in one or two dimensions, of products over classes of what is above and below the
+midpoint. That is, at given beta, a function of m_c = (U alpha)_c alone: a table on a line.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
+from scipy.ndimage import correlate1d
+from scipy.sparse import csr_matrix
 from scipy.special import ndtr
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.fields import shared_field
-from meanfield.theories.deep.rules import Detail, NotCovered, Setting, activation_range, threshold
+from meanfield.theories.deep.fields import shared_field, shared_plane
+from meanfield.theories.deep.rules import NotCovered, Setting, activation_range, threshold
 from meanfield.theories.deep.site import site_rule
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["OfWord", "laws_of_words"]
+__all__ = ["OfWord", "WordLaw", "above"]
 
-_REACH = 7.0  # standard deviations of alpha and of a class's own field
-_STEP = 0.2  # spacing of both, in standard deviations of what is left of them
+_REACH, _LOOK = 7.5, (10.0, 20.0, 40.0)  # standard deviations of own fields, of alpha where its weight is looked for
+_ROUGH, _DEPTH = 0.3, 17.0  # spacing of alpha there, and how many nats of its weight are kept
+_STEP = 0.35  # spacing of alpha in units of what it must resolve
+_CROSSING = 2e-3  # part of the area of the plane in one cell, where two classes may be cut at once
+_BLURRED = 0.15  # width of a cell in units of own fields, which it widens
+_COARSEST = 3.0  # times that spacing, where there are many nodes
 _TABLE = 0.25  # spacing of tables in h, in units of the noise
-_CLOSEST = 0.01  # values of alpha
+_OWN, _OF_CELL, _FINE = 0.3, 0.25, 0.06  # spacing of h in units of own fields, or of a cell, and of all fields
+_NARROWEST, _BROAD = 1e-3, 0.05  # least own fields in units of all, and where alpha is looked for
 _CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
 _FEWEST = 4  # steps of a table on either side of 0, of a class whose field has next to no variance, too
-_MOST = 3_000_000  # values of a class: nodes times alpha times its own field
-_LARGEST = 30_000_000  # values of a table
+_MOST, _MOST_AT_ONCE = 12_000_000, 600_000  # nodes times alpha; alpha
+_MOST_VALUES = 20_000_000  # of tables: nodes times values of h
+_MOST_SUMMED = 1_000_000_000  # terms of sums over own fields: nodes times values of h times taps
+_AT_ONCE = 400_000  # nodes times alpha, or times values of h, in temporary arrays
+_NOTHING = 1e-30  # part of the neurons of a node
 
 
 class OfWord(NamedTuple):
@@ -41,62 +53,232 @@ class OfWord(NamedTuple):
     square: FloatArray
 
 
-class _Class(NamedTuple):
-    """Sums over a class's own field, (2, N, J) below and above the midpoint: of 1, g_b, g_b^2 + g_bb."""
+class _Line(NamedTuple):
+    """A class on its line of h: h (H,); at (A, H) sums over own fields at nodes of alpha, or, with the weights own (of
+    an odd number) of own fields, reads at nodes of alpha what these sum to on the line; cell: how much m changes over a
+    cell of alpha, by axis."""
 
-    one: FloatArray
+    h: FloatArray
+    at: csr_matrix
+    own: FloatArray | None
+    cell: FloatArray
+
+
+class _OnLine(NamedTuple):
+    """weight (N, 2, H) below and above the midpoint, g, g_b and g_b^2 + g_bb (N, H)."""
+
+    weight: FloatArray
+    g: FloatArray
     mean: FloatArray
     square: FloatArray
 
 
-def laws_of_words(phi: Activation, n: FloatArray, setting: Setting, detail: Detail) -> dict[str, OfWord] | None:
-    """By word, at the nodes of a layer with fields h; None where classes share more than one field, or grids that are
-    fine enough are too large."""
-    b = detail.beta @ setting.root.T
-    try:
-        own, shared = shared_field(setting.covariance)
-        tables = [_tables(phi, setting, c, b[:, c]) for c in range(len(n))]
-    except NotCovered:
-        return None
-    low, high = activation_range(phi)
-    stiff = n * (high - low) ** 2 / setting.d  # of exp(n g) in h: -g_hh is at most about that
-    stiff = np.minimum(stiff, n * np.array([_curvature(*table[:2]) for table in tables]))
-    along = _STEP / math.sqrt(1.0 + float((shared**2 * stiff / (1.0 + own * stiff)).sum()))
-    # Two classes are cut at nearly the same alpha: told apart by their own fields only, which have to be wider.
-    apart = math.sqrt(float(own.min())) / max(float(np.abs(shared).max()), 1e-300)
-    alpha = _lattice(min(along, max(apart, _CLOSEST)))
-    fields = [_lattice(_STEP / math.sqrt(1.0 + float(own[c] * stiff[c]))) for c in range(len(n))]
-    if len(b) * len(alpha) * max(map(len, fields)) > _MOST:
-        return None
-    classes = [
-        _of_class(phi, tables[c], float(n[c]), float(shared[c]) * alpha, math.sqrt(max(own[c], 0.0)), x)
-        for c, x in enumerate(fields)
-    ]
-    gauss = np.exp(-0.5 * alpha**2)
-    found: dict[str, OfWord] = {}
-    for word in itertools.product((0, 1), repeat=len(n)):
-        ones = [one.one[bit] for one, bit in zip(classes, word)]
-        part = np.prod(ones, axis=0) @ gauss
-        moments = []
-        for kind in (1, 2):
-            rows = []
-            for c, bit in enumerate(word):
-                others = math.prod((one for e, one in enumerate(ones) if e != c), start=gauss)
-                rows.append((classes[c][kind][bit] * others).sum(axis=1))
-            moments.append(np.array(rows).T)
-        found["".join(map(str, word))] = OfWord(part, *moments)
-    total = np.sum([one.part for one in found.values()], axis=0)
-    if not (total > 0.0).all():  # classes whose weights do not overlap in numbers
-        return None
-    return {
-        word: OfWord(one.part / total, *(m / np.maximum(one.part, 1e-300)[:, None] for m in one[1:]))
-        for word, one in found.items()
-    }
+class WordLaw:
+    """The law of words at nodes beta (N, r) of a layer with fields h.
+
+    Raises
+    ------
+    NotCovered
+        Where classes share more than two fields, or lattices that are fine enough are too large.
+    """
+
+    def __init__(self, phi: Activation, n: FloatArray, setting: Setting, beta: FloatArray) -> None:
+        self.phi, self.n, self.setting = phi, n, setting
+        self.b = beta @ setting.root.T + setting.shift
+        try:
+            own, u = shared_field(setting.covariance)
+            shared = u[:, None]
+        except NotCovered:
+            own, shared = shared_plane(setting.covariance)
+            shared = shared @ np.linalg.svd(shared, full_matrices=False)[2].T
+        self.size = np.sqrt(np.diag(setting.covariance))
+        self.shared, self.width = shared, np.maximum(np.sqrt(np.maximum(own, 0.0)), _BROAD * self.size)
+        for look in _LOOK:
+            self.low, self.high = self._windows(look)
+            box = self.low.min(axis=0), self.high.max(axis=0)
+            if float(np.abs(box).max()) < look:
+                break
+        else:
+            raise NotCovered("fields that classes share are far from those of the prior")
+        self.width = np.maximum(np.sqrt(np.maximum(own, 0.0)), _NARROWEST * self.size)
+        self._lattice(box, self._steps(box))
+
+    # ---- lattices --------------------------------------------------------------------------------
+
+    def _steps(self, box: tuple[FloatArray, FloatArray]) -> FloatArray:
+        """(k,) spacings of alpha."""
+        all_of_it, area = float(np.prod(box[1] - box[0])), float(np.prod(self.high - self.low, axis=1).sum())
+        weight = self.stiff / (1.0 + self.width**2 * self.stiff)
+        smooth = _STEP / np.sqrt(1.0 + self.shared.T**2 @ weight)
+        scale = np.maximum(np.abs(self.shared).max(axis=0), 1e-300)
+        # A cell in which two classes are cut counts neurons as if these were independent.
+        across = (_CROSSING * float(np.prod(scale))) ** (1.0 / len(scale))
+        across = max(across, _BLURRED * float(self.width.min()))
+        for wider in (1.0, _COARSEST**0.5, _COARSEST):
+            step = np.minimum(smooth, wider * across / scale)
+            if max(area / _MOST, all_of_it / _MOST_AT_ONCE) <= float(np.prod(step)):
+                return np.asarray(step)
+        raise NotCovered("words need too fine a lattice of the fields that classes share")
+
+    def _lattice(self, box: tuple[FloatArray, FloatArray], step: FloatArray) -> None:
+        counts = [math.ceil((high - low) / one) + 1 for low, high, one in zip(*box, step)]
+        if math.prod(counts) > _MOST_AT_ONCE:
+            raise NotCovered("words need too fine a lattice of the fields that classes share")
+        self.axes = [np.linspace(low, high, count) for low, high, count in zip(*box, counts)]
+        cell = np.array([axis[1] - axis[0] for axis in self.axes])
+        self.alpha = np.stack(np.meshgrid(*self.axes, indexing="ij"), -1).reshape(-1, len(counts))
+        self.prior = -0.5 * (self.alpha**2).sum(axis=1)
+        self.lines = [self._line(c, cell) for c in range(len(self.n))]
+
+    def _line(self, c: int, cell: FloatArray) -> _Line:
+        m, width = self.alpha @ self.shared[c], float(self.width[c])
+        by = np.asarray(np.abs(self.shared[c]) * cell, dtype=float)
+        blurred = min(max(_OWN * width, _OF_CELL * float(by.max())), width)
+        step = min(blurred, _FINE * float(self.size[c]), _STEP / math.sqrt(max(float(self.stiff[c]), 1e-300)))
+        taps = math.ceil(_REACH * width / step)
+        low, count = float(m.min()) - 2.0 * step, math.ceil(float(np.ptp(m)) / step) + 5
+        length = count + 2 * taps
+        if length > _AT_ONCE or len(self.b) * length > _MOST_VALUES or len(self.b) * length * taps > _MOST_SUMMED:
+            raise NotCovered("words need too fine a table of the fields of a class")
+        h = np.asarray(low + step * np.arange(-taps, count + taps), dtype=float)
+        place = (m - low) / step
+        first = np.floor(place).astype(np.int64)
+        x = (place - first)[:, None]
+        if len(m) * (2 * taps + 2) <= min(count * (2 * taps + 1), _AT_ONCE):  # of these alone
+            gauss = np.exp(-0.5 * (step / width * (np.arange(-taps, taps + 2) - x)) ** 2)
+            return _Line(h, _stencils(first, gauss / gauss.sum(axis=1, keepdims=True), length), None, by)
+        gauss = np.exp(-0.5 * (step / width * np.arange(-taps, taps + 1)) ** 2)
+        cubic = [-x * (x - 1) * (x - 2) / 6, (x + 1) * (x - 1) * (x - 2) / 2, -(x + 1) * x * (x - 2) / 2,
+                 (x + 1) * x * (x - 1) / 6]  # fmt: skip
+        return _Line(h, _stencils(first - 1 + taps, np.hstack(cubic), length), gauss / gauss.sum(), by)
+
+    def _windows(self, look: float) -> tuple[FloatArray, FloatArray]:
+        """Where the weight of alpha is, at every node, from (N, k) to: looked for on a rough lattice."""
+        k = self.shared.shape[1]
+        reach = look * np.sqrt((self.shared**2).sum(axis=1) * k) + 1.1 * _REACH * self.width
+        self._sites = [_tables(self.phi, self.setting, c, self.b[:, c], float(reach[c])) for c in range(len(self.n))]
+        low, high = activation_range(self.phi)
+        curved = [_curvature(*site[:2]) for site in self._sites]
+        self.stiff = self.n * np.minimum((high - low) ** 2 / self.setting.d, curved)
+        self._lattice((np.full(k, -look), np.full(k, look)), np.full(k, _ROUGH))
+        first, last = np.empty((2, len(self.b), k))
+        every = np.arange(len(self.alpha))
+        for rows in self._together(np.arange(len(self.b)), np.full(len(self.b), len(every))):
+            found = np.repeat(self.prior[:, None], len(rows), axis=1)
+            for c in range(len(self.n)):
+                weight = self._on_line(c, rows).weight.sum(axis=1, keepdims=True)
+                found += np.log(np.maximum(self._read(c, every, weight)[:, 0], 1e-300))
+            counts = found > found.max(axis=0) - _DEPTH
+            for node, some in zip(rows, counts.T):
+                first[node], last[node] = self.alpha[some].min(axis=0), self.alpha[some].max(axis=0)
+        return first - _ROUGH, last + _ROUGH
+
+    # ---- sums ------------------------------------------------------------------------------------
+
+    def _together(self, order: IntArray, sizes: FloatArray) -> list[IntArray]:
+        """Groups of nodes (N,) in this order, whose arrays with so many values (N,) are not too large."""
+        most = _AT_ONCE // max(len(line.h) for line in self.lines)
+        groups: list[list[int]] = []
+        largest = 0.0
+        for node in order:
+            largest = max(largest, float(sizes[node]))
+            if groups and len(groups[-1]) < most and largest * (len(groups[-1]) + 1) <= _AT_ONCE:
+                groups[-1].append(int(node))
+            else:
+                groups.append([int(node)])
+                largest = float(sizes[node])
+        return [np.array(group) for group in groups]
+
+    def _blocks(self) -> Iterator[tuple[IntArray, IntArray]]:
+        """Nodes, and which alpha have weight there."""
+        along = np.array([axis[1] - axis[0] for axis in self.axes])
+        sizes = np.prod((self.high - self.low) / along + 2.0, axis=1)
+        middle = self.low + self.high
+        order = np.argsort(middle[:, np.argmax(np.ptp(middle, axis=0))], kind="stable")
+        for rows in self._together(order, 1.5 * sizes):
+            low, high = self.low[rows].min(axis=0), self.high[rows].max(axis=0)
+            inside = [np.flatnonzero((a >= x) & (a <= y)) for a, x, y in zip(self.axes, low, high)]
+            yield rows, np.ravel_multi_index(np.ix_(*inside), [len(axis) for axis in self.axes]).ravel()
+
+    def _on_line(self, c: int, rows: IntArray) -> _OnLine:
+        (at, *tables), line = self._sites[c], self.lines[c]
+        inside = np.clip(line.h, at[0], at[-1])
+        g, mean, variance = CubicSpline(at, np.stack([table[:, rows] for table in tables], axis=1))(inside).T.swapaxes(
+            0, 1
+        )
+        exponent = self.n[c] * g
+        exponent = exponent - (exponent - 0.5 * (line.h / self.size[c]) ** 2).max(axis=1, keepdims=True)
+        weight = np.exp(np.clip(exponent, -700.0, 200.0))
+        excess = mean - threshold(self.phi)
+        steep = np.abs(np.gradient(excess, line.h, axis=1))
+        # Averaged over cells of alpha, of which the narrower side may be that of h instead, where it is wider.
+        across, along = sorted([*line.cell, float(line.h[1] - line.h[0])])[-2:]
+        on = above(excess, steep * across, steep * along)
+        return _OnLine(np.stack([weight * (1.0 - on), weight * on], axis=1), g, mean, mean**2 + variance)
+
+    def _read(self, c: int, at: IntArray, weight: FloatArray) -> FloatArray:
+        """(A, k, N) sums over own fields of (N, k, H), at these nodes of alpha (A,)."""
+        line, shape = self.lines[c], weight.shape
+        if line.own is not None:
+            weight = correlate1d(weight, line.own, axis=2, mode="constant")
+        table = np.ascontiguousarray(weight.swapaxes(0, 1).reshape(-1, shape[2]).T)
+        return np.asarray((line.at[at] @ table).reshape(len(at), shape[1], shape[0]))
+
+    def _of_fields(self, c: int, at: IntArray, others: FloatArray) -> FloatArray:
+        """(N, k, H) the transpose of `_read`."""
+        line, (a, k, n) = self.lines[c], others.shape
+        found = (line.at[at].T @ others.reshape(a, -1)).reshape(-1, k, n).T
+        return np.asarray(found if line.own is None else correlate1d(found, line.own, axis=2, mode="constant"))
+
+    def _joint(self, rows: IntArray, at: IntArray, classes: Sequence[int]) -> Iterator[tuple[_OnLine, FloatArray]]:
+        """For each of `classes`: the class on its line, and weights (N, 2^(C-1), H) there of all others, by their words
+        in the order of `itertools.product`."""
+        lines = [self._on_line(c, rows) for c in range(len(self.n))]
+        ones = [self._read(c, at, line.weight) for c, line in enumerate(lines)]
+        prior = np.exp(self.prior[at])[:, None, None]
+        for c in classes:
+            others = np.broadcast_to(prior, (len(at), 1, len(rows)))
+            for e, one in enumerate(ones):
+                if e != c:
+                    others = (others[:, :, None] * one[:, None]).reshape(len(at), -1, len(rows))
+            yield lines[c], self._of_fields(c, at, np.ascontiguousarray(others))
+
+    def of_words(self) -> dict[str, OfWord]:
+        """By word, at the nodes."""
+        classes = range(len(self.n))
+        words = np.array(list(itertools.product((0, 1), repeat=len(self.n))))
+        shape = len(words), len(self.b), len(self.n)
+        part, mean, square = np.empty(shape), np.empty(shape), np.empty(shape)
+        for rows, at in self._blocks():
+            for c, (line, others) in zip(classes, self._joint(rows, at, classes)):
+                rest = np.delete(words, c, axis=1) @ (1 << np.arange(len(classes) - 1)[::-1])
+                for found, value in ((part, 1.0), (mean, line.mean[:, None]), (square, line.square[:, None])):
+                    table = (line.weight * value) @ others.swapaxes(1, 2)  # (N, 2, 2^(C-1))
+                    found[:, rows, c] = table[:, words[:, c], rest].T
+        total = part.sum(axis=0)
+        if not (total > 0.0).all():
+            raise NotCovered("the law of words has no weight where its class tables have")
+        some = part > _NOTHING * total
+        mean, square = (np.divide(one, part, out=np.zeros(shape), where=some) for one in (mean, square))
+        part = np.where(some, part / total, 0.0).mean(axis=2)
+        return {"".join(map(str, word)): OfWord(part[i], mean[i], square[i]) for i, word in enumerate(words)}
+
+    def of_field(self, word: str, c: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """h (H,) of class c, weights over it of neurons with a word (N, H), which sum to their part, and g there."""
+        rest = int("0" + word[:c] + word[c + 1 :], 2)
+        found, g = (np.empty((len(self.b), len(self.lines[c].h))) for _ in range(2))
+        for rows, at in self._blocks():
+            line, others = next(self._joint(rows, at, [c]))
+            total = (line.weight.sum(axis=1) * others.sum(axis=1)).sum(axis=1)
+            found[rows], g[rows] = line.weight[:, int(word[c])] * others[:, rest] / total[:, None], line.g
+        return self.lines[c].h, found, g
 
 
-def _lattice(step: float) -> FloatArray:
-    count = math.ceil(_REACH / step)
-    return np.linspace(-_REACH, _REACH, 2 * count + 1)
+def _stencils(first: IntArray, values: FloatArray, columns: int) -> csr_matrix:
+    """(rows, columns) with the values (rows, k) from column first (rows,) on."""
+    rows, k = values.shape
+    at = (first[:, None] + np.arange(k)).ravel()
+    return csr_matrix((values.ravel(), at, k * np.arange(rows + 1)), shape=(rows, columns))
 
 
 def _curvature(h: FloatArray, g: FloatArray) -> float:
@@ -104,44 +286,39 @@ def _curvature(h: FloatArray, g: FloatArray) -> float:
     return max(float(-np.diff(g, 2, axis=0).min()), 0.0) / float(h[1] - h[0]) ** 2
 
 
-def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray) -> tuple[FloatArray, ...]:
+def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray, reach: float) -> tuple[FloatArray, ...]:
     """h (H,), and there g, g_b, g_bb, (H, N)."""
     noise = float(setting.d[c])
     step = _TABLE * math.sqrt(noise)
-    reach = max(_REACH * math.sqrt(float(setting.covariance[c, c])) * 1.5, _FEWEST * step)
+    reach = max(reach, _FEWEST * step)
     h = np.linspace(-reach, reach, 2 * math.ceil(reach / step) + 1)
     rule = site_rule(phi, noise, float(h[0]), float(h[-1]), 0.45, float(np.abs(b).max()))
-    if len(h) * max(len(rule.z), len(b)) > _LARGEST:
+    if len(h) * len(b) * len(setting.d) > _MOST_VALUES // 3:
         raise NotCovered("tables of so little noise are too large")
-    if rule.breaks is None:
-        normal = np.exp(-0.5 * (rule.z - h[:, None]) ** 2 / noise) * rule.weight / math.sqrt(2.0 * math.pi * noise)
-    else:
-        ones = np.ones((len(h), 1))
-        below = ndtr((rule.breaks - h[:, None]) / math.sqrt(noise))
-        normal = np.diff(np.hstack([0.0 * ones, below, ones]), axis=1)
-    exponent = rule.phi[:, None] * b + 0.5 * setting.delta[c] * rule.phi[:, None] ** 2
-    top = exponent.max(axis=0)
-    tilt = np.exp(exponent - top)
-    total, first, second = (normal @ (tilt * power[:, None]) for power in (rule.phi**0, rule.phi, rule.phi**2))
-    mean = first / total
-    return h, np.log(total) + top, mean, second / total - mean**2
+    found = np.empty((3, len(h), len(b)))
+    size = max(1, _AT_ONCE // max(len(rule.z), len(b)))
+    for start in range(0, len(h), size):
+        part = slice(start, start + size)
+        inside = slice(*np.searchsorted(rule.z, [h[part][0] - rule.reach, h[part][-1] + rule.reach]))
+        at = h[part, None]
+        if rule.breaks is None:
+            normal = np.exp(-0.5 * (rule.z[inside] - at) ** 2 / noise) * rule.weight[inside]
+            normal /= math.sqrt(2.0 * math.pi * noise)
+        else:
+            ones = np.ones((len(at), 1))
+            below = ndtr((rule.breaks - at) / math.sqrt(noise))
+            normal = np.diff(np.hstack([0.0 * ones, below, ones]), axis=1)
+        value = rule.phi[inside]
+        exponent = value[:, None] * b + 0.5 * setting.delta[c] * value[:, None] ** 2
+        top = exponent.max(axis=0)
+        tilt = np.exp(exponent - top)
+        total, first, second = (normal @ (tilt * power[:, None]) for power in (value**0, value, value**2))
+        mean = first / total
+        found[:, part] = np.log(total) + top, mean, second / total - mean**2
+    return h, *found
 
 
-def _of_class(
-    phi: Activation, table: tuple[FloatArray, ...], n: float, centre: FloatArray, width: float, x: FloatArray
-) -> _Class:
-    """Sums over h = centre + width x of N(x) exp(n g), from `_tables`."""
-    h, *values = table
-    at = np.clip(centre[:, None] + width * x, h[0], h[-1])
-    g, mean, variance = (np.moveaxis(CubicSpline(h, value)(at), 2, 0) for value in values)  # (N, J, X)
-    w = np.exp(n * (g - g.max(axis=(1, 2), keepdims=True)) - 0.5 * x**2)
-    excess = mean - threshold(phi)
-    on = _above(excess, *(np.abs(np.gradient(excess, axis=axis)) for axis in (1, 2)))
-    parts = np.stack([w * (1.0 - on), w * on])
-    return _Class(parts.sum(axis=3), (parts * mean).sum(axis=3), (parts * (mean**2 + variance)).sum(axis=3))
-
-
-def _above(excess: FloatArray, across: FloatArray, along: FloatArray) -> FloatArray:
+def above(excess: FloatArray, across: FloatArray, along: FloatArray) -> FloatArray:
     """Part of a cell in which a linear function is positive: its value in the middle, and changes over both sides."""
     wide = np.maximum(np.maximum(across, along), 1e-100)
     narrow = np.maximum(np.minimum(across, along), 1e-6 * wide)

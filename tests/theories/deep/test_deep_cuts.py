@@ -6,6 +6,9 @@ from deep_oracles import Site
 from margins import below
 
 import meanfield as mf
+from meanfield.theories.deep.free_words import free_law
+from meanfield.theories.deep.layer import Layer
+from meanfield.theories.deep.rules import FINE, Setting
 from meanfield.theories.deep.solve import solve_deep
 
 NETWORK = mf.Network("sigmoid", depth=2)
@@ -68,3 +71,36 @@ def test_codes_without_codes():
         for value, size in ((shares[f"{k:02b}"], count), (drawn[f"{k // 2}-{k % 2}"], 4000)):
             error = np.sqrt(own * (1.0 - own) * (1.0 / size + 1.0 / count)) + 2e-4
             assert below(abs(value - own) / error, what=f"share of code {k:02b}")
+
+
+def test_words_of_a_layer_without_common_fields():
+    """The first layer, on panels in both fields b that end where a class is cut."""
+    phi, n = NETWORK.activation, np.array([9.0, 14.0])
+    given = Setting(
+        np.array([[0.5, 0.1], [-0.35, 0.15]]), np.zeros((2, 2)), np.array([1.0, 1.0]), np.array([0.2, -0.3])
+    )
+    layer = Layer(phi, n, FINE, last=False)
+    detail = layer.evaluate(given, detail=True)[1]
+    law = free_law(phi, n, given, layer, detail.beta[detail.share > 1e-8])
+    x, w = np.polynomial.legendre.leggauss(20)
+    sides = []
+    for c, size in enumerate(n):
+        site, none = Site(phi, 1.0, given.delta[c]), np.zeros(400)
+        middle = np.linspace(-4.0, 4.0, 400)
+        cut = np.interp(0.5, site(middle, none)[1], middle)
+        half = 5.0 / 20
+        up = (half * (2.0 * np.arange(10)[:, None] + 1.0 + x)).ravel()
+        weight = np.tile(half * w, 10)
+        sides.append([(b, weight * np.exp(size * site(b, np.zeros(200))[0])) for b in (cut - up, cut + up)])
+    inverse = np.linalg.inv(given.root @ given.root.T)
+    found = {}
+    for word in ("00", "01", "10", "11"):
+        (b1, w1), (b2, w2) = (sides[c][int(bit)] for c, bit in enumerate(word))
+        b = np.stack(np.broadcast_arrays(b1[:, None], b2), axis=-1)
+        plain = w1[:, None] * w2 * np.exp(-0.5 * np.einsum("ijc,ce,ije->ij", b, inverse, b))
+        found[word] = plain.sum(), np.einsum("ij,ijc->c", plain, b)
+    total = sum(part for part, _ in found.values())
+    for word, (part, mean) in found.items():
+        share = law.share * law.part(word)
+        assert share.sum() == pytest.approx(part / total, abs=2e-5)
+        np.testing.assert_allclose(share @ law.beta @ given.root.T, mean / total, atol=4e-5)

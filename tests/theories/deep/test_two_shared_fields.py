@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.theories.deep import fields
+from meanfield.theories.deep import fields, words
 from meanfield.theories.deep.extent import extent
 from meanfield.theories.deep.fields import shared_field, shared_plane
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
 from meanfield.theories.deep.site import site_rule, site_values
+from meanfield.theories.deep.states import layer_states
 from meanfield.theories.deep.stiffness import Region
+from meanfield.theories.deep.words import WordLaw
 
 PHI = mf.Network("sigmoid", 2).activation
 # Classes on a line: the middle one is closer to both others than these are to each other.
@@ -200,3 +202,77 @@ def test_a_class_reaches_as_far_as_it_has_weight(name, n, d, variance, b):
     assert low <= true_low
     assert high >= true_high
     assert high - low < max(true_high, centres[1]) - min(true_low, centres[0]) + 2.0 * tail
+
+
+# Own fields of 5e-3, fields of two classes at an angle, that of the third one between them.
+CUT = np.diag([2e-5, 3e-5, 2e-5]) + 0.25 * np.ones((3, 3)) + np.outer([0.17, -0.15, 0.02], [0.17, -0.15, 0.02])
+
+
+def plain_words(n, given, betas, step):
+    """Parts (N, 8) of the words at nodes, and means of the squares of h (N, 3), on a grid along the axes of
+    the covariance of h, every line of which has an offset of its own."""
+    values, vectors = np.linalg.eigh(given.covariance)
+    narrow, weight = np.polynomial.hermite_e.hermegauss(5)
+    middle, broad = np.arange(-6.0, 6.0, 5.0 * step), np.arange(-6.0, 6.0, step)
+    index = np.stack(np.meshgrid(*(np.arange(len(x)) for x in (narrow, middle, broad)), indexing="ij"), -1)
+    i, j, k = index.reshape(-1, 3).T
+    x = np.column_stack([narrow[i], middle[j], broad[k] + step * ((0.618034 * j + 0.754878 * i) % 1.0)])
+    log_prior = np.log(weight[i]) - 0.5 * (x[:, 1:] ** 2).sum(axis=1)
+    h = x * np.sqrt(values) @ vectors.T
+    z, wz = np.polynomial.hermite_e.hermegauss(50)
+    at = np.linspace(h.min(), h.max(), 2001)
+    parts, squares = [], []
+    for b in betas @ given.root.T:
+        log, word = log_prior.copy(), np.zeros(len(h), dtype=np.int64)
+        for c in range(3):
+            value = PHI(at[:, None] + np.sqrt(given.d[c]) * z)
+            law = np.exp(b[c] * value + 0.5 * given.delta[c] * value**2) * wz
+            log += n[c] * np.interp(h[:, c], at, np.log(law.sum(axis=1)))
+            mean = (law * value).sum(axis=1) / law.sum(axis=1)
+            word = 2 * word + (np.interp(h[:, c], at, mean) > 0.5)
+        w = np.exp(log - log.max())
+        w /= w.sum()
+        parts.append(np.bincount(word, w, 8))
+        squares.append(w @ h**2)
+    return np.array(parts), np.array(squares)
+
+
+def test_words_of_neurons_near_cuts():
+    """Parts of a node's neurons, and the law of a field of those with a word, and of neurons that are drawn."""
+    given = Setting(np.array([[0.3], [-0.28], [0.02]]), CUT, np.array([0.09, 0.08, 0.1]), np.zeros(3))
+    n, betas = np.array([14.0, 12.0, 14.0]), np.array([[0.0], [0.7], [-2.0]])
+    parts, _ = plain_words(n, given, betas, 0.01)
+    assert (parts.max(axis=1) < 0.75).all()  # whole nodes would not do
+    law = WordLaw(PHI, n, given, betas)
+    found = law.of_words()
+    np.testing.assert_allclose(np.array([found[f"{word:03b}"].part for word in range(8)]).T, parts, atol=3e-4)
+    h, weight, _ = law.of_field("101", 2)
+    np.testing.assert_allclose(weight.sum(axis=1), parts[:, 0b101], atol=3e-4)
+    assert (weight @ (h < -0.05) < 1e-6).all()  # where the third class is off
+    layer = Layer(PHI, n, FINE, last=True)
+    layer.evaluate(given)
+    b, drawn, row = layer.draw(given, np.repeat(betas[:1], 4000, axis=0), np.random.default_rng(0))
+    assert len(b) == len(drawn) == len(row) == 4000
+    _, spread = plain_words(n, given, b[::400, :1] / given.root[0, 0], 0.05)
+    np.testing.assert_allclose((drawn**2).mean(axis=0), spread.mean(axis=0), rtol=0.1)
+    apart = drawn[:, 0] - drawn[:, 1]
+    counts = np.histogram(apart, np.linspace(-0.2, 0.2, 21))[0]
+    assert counts.min() > 0.4 * counts.max()  # no comb
+
+
+def test_words_that_are_not_known_are_bounded(solved, monkeypatch):
+    """Codes of whole nodes are off by less than what the states say; densities of all codes make that of all."""
+    system, order = solved._system, solved._order
+    known = layer_states(system, order, 1, *solved._nodes(1))
+    z = np.linspace(-2.0, 2.0, 21)
+    parts = [code.weight * solved.preactivation_density(code, 2, z) for code in solved.codes]
+    np.testing.assert_allclose(sum(parts), solved.preactivation_density(None, 2, z), atol=1e-5)
+    monkeypatch.setattr(words, "_MOST", 1)
+    found = layer_states(system, order, 1, *solved._nodes(1))
+    assert not known.unsure.any()
+    assert (found.unsure > 0.01).any()
+    shares = dict(zip(known.patterns, known.share))
+    open_ones = found.share @ found.unsure
+    for pattern, share in zip(found.patterns, found.share):
+        assert abs(shares[pattern] - share) <= open_ones
+    assert sum(share for pattern, share in shares.items() if pattern not in found.patterns) <= open_ones
