@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from meanfield.posterior.finite_width import OneLoop
-from meanfield.theories.deep.expansion import assembled, by_sources, differences, log_fluctuations
+from meanfield.theories.deep.expansion import assembled, by_sources, differences, directions, log_fluctuations
 from meanfield.theories.deep.rules import Averages, Setting, activation_range
 from meanfield.theories.deep.sectors import sectors
 from meanfield.theories.deep.sums import tilts
@@ -127,7 +127,8 @@ def one_loop(system: System, order: Order, index: IntArray) -> OneLoop:
         found = loop.layers(there)
         return loop.value(found), loop.observed(there, found[-1])
 
-    slope, moving = differences(at, x, _STEP * system.scales(x))
+    steps, central = directions(system, x, _STEP * system.scales(x))
+    slope, moving = (np.linalg.solve(steps, along) for along in differences(at, x, steps, central))
     shift = np.asarray(-np.linalg.solve(system.hessian(system.evaluate(x, curvature=True)), slope))
     top = loop.explicit(order, layers) + shift @ moving
     observed, found = loop.observed(order, layers[-1]), sectors(loop.distinct, layers)
