@@ -1,8 +1,8 @@
 """The term of order 1/N of deep networks with all samples apart: Phi and its second derivatives by every K_mu,nu,
 K~_mu,nu and t_mu, from sums over a plain lattice of the preactivations of a few samples.
 
-ln Z_l = ln int N(z; 0, C) exp(phi.K~ phi / 2), in the last layer exp(s |sum_mu t_mu phi_mu|^2 / 2); derivatives by K~ and
-t are averages of phi phi, those by C of the score (u u^T - C^-1) / 2, u = C^-1 z. Nothing of the package but phi.
+ln Z_l = ln int N(z; 0, C) exp(phi.K~ phi / 2), in the last layer exp(s |sum_mu t_mu phi_mu|^2 / 2); derivatives by K~
+and t are averages of phi phi, those by C of the score (u u^T - C^-1) / 2, u = C^-1 z. Nothing of the package but phi.
 """
 
 import itertools

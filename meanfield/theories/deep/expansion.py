@@ -25,9 +25,9 @@ def log_fluctuations(found: Sequence[Sector]) -> float:
 def differences(
     at: Callable[[FloatArray], tuple[float, FloatArray]], z: FloatArray, steps: FloatArray, central: BoolArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Derivatives of a number (k,) and of observables (k, observables), both of which `at` gives, along `steps` (k, size)
-    of z in units of these: central differences, or those of the side of the steps alone."""
-    here = None if central.all() else _joined(at(z))
+    """Derivatives of a number (k,) and of observables (k, observables), both of which `at` gives, along `steps` of z
+    (k, size) in units of these: central differences, or those of the side of the steps alone."""
+    here = np.empty(0) if central.all() else _joined(at(z))
     found = []
     for step, both in zip(steps, central):
         if both:

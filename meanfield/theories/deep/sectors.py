@@ -110,8 +110,8 @@ def _one_class(system: System, layers: list[Averages], c: int) -> Sector:
         outer[2 * half * layer : 2 * half * layer + half] = True
     kept = np.ones(size, dtype=bool)
     kept[c : size - q : half] = _more_than_two(p.n[c])
-    own = np.ix_(kept, kept)
-    return Sector(f"samples of class {c}", float(p.n[c]) - 1.0, total[own], reference[own], outer[kept])
+    both = np.ix_(kept, kept)
+    return Sector(f"samples of class {c}", float(p.n[c]) - 1.0, total[both], reference[both], outer[kept])
 
 
 def _more_than_two(n: float) -> bool:

@@ -271,7 +271,7 @@ def test_against_all_samples_of_deep_networks_apart(name):
     network, targets, tau = APART[name]
     post = mf.solve(network, mf.class_task(TWO, targets=targets, n_samples=4), tau)
     oracle, loop = SamplesApart(post), post.one_loop()
-    _, value, gradient, _, observed = oracle.fluctuations(oracle.saddle)
+    _, value, gradient, _, _ = oracle.fluctuations(oracle.saddle)
     assert value == pytest.approx(post.free_energy, abs=1e-5)
     assert np.abs(gradient).max() < 1e-4
     L, kernel, t, square = oracle.one_loop()
