@@ -9,7 +9,7 @@ import numpy as np
 from scipy.linalg import block_diag, qr
 
 from meanfield.posterior.finite_width import FiniteWidth, OneLoop
-from meanfield.theories.deep.rules import Averages
+from meanfield.theories.deep.rules import Averages, NotCovered
 from meanfield.theories.deep.sectors import Sector
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import BoolArray, FloatArray, IntArray, read_only
@@ -81,8 +81,15 @@ def by_sources(
     `by_pair` is dL / dk~_ce, `by_class` dL / ddelta~_c of the last layer; of entries that the symmetry of the task
     makes equal one is asked for. A source of k~_ce is one of n_c n_e K_ce, of k~_cc one of n_c (n_c K_cc + d_c) / 2, of
     delta~_c one of n_c (K_cc + d_c) / 2.
+
+    Raises
+    ------
+    NotCovered
+        If a class has less than two samples.
     """
     n = system.problem.n
+    if n.min() < 2.0 - 1e-9:
+        raise NotCovered("a class of less than two samples has no kernel between them")
     slopes, own = np.zeros((len(n), len(n))), np.zeros(len(n))
     for basis in system.matrices:
         c, e = np.argwhere(basis)[0]

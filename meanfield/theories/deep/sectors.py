@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meanfield.theories.deep.rules import Averages, NotCovered
+from meanfield.theories.deep.rules import Averages
 from meanfield.theories.deep.stability import SecondOrder, signs
 from meanfield.theories.deep.system import System
 from meanfield.validation import BoolArray, FloatArray
@@ -54,16 +54,8 @@ class Sector:
 
 
 def sectors(system: System, layers: list[Averages]) -> list[Sector]:
-    """All perturbations of `distinct` order parameters, from averages of every layer with `samples`.
-
-    Raises
-    ------
-    NotCovered
-        If a class has less than two samples.
-    """
+    """All perturbations of `distinct` order parameters, from averages of every layer with `samples`."""
     n, outer = system.problem.n, np.zeros(system.size, dtype=bool)
-    if n.min() < 2.0 - _TWO:
-        raise NotCovered("a class of less than two samples has no kernel between them")
     for name, _, at in system.blocks:
         outer[at] = name in ("kernel", "d")
     found = [Sector("classes", 1.0, system.hessian_of(layers), system.free, outer)]
