@@ -38,7 +38,7 @@ def network_of(chains: Chains, *, chain: int = 0, layer: int = -1) -> Neurons:
     z = chains.preactivations(layer)[chain]
     means = chains.class_activations(layer)[chain]
     division = division_of(chains.network, chains.task)
-    words, code = np.unique(division.told_apart(division.words(means, chains.network)), return_inverse=True)
+    words, code = np.unique(division.told_apart(division.words(means, chains.network, layer)), return_inverse=True)
     names = tuple(division.label(int(word), means.shape[1]) for word in words)
     return Neurons(chains.readout[chain, -1], code, names, z, phi, chains.labels, chains.task.class_names)
 

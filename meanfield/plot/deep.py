@@ -214,7 +214,7 @@ class _Sampled:
         z = z[np.ix_(rows, columns)]
         phi = np.asarray(self.network.activation(z))
         division = division_of(chains.network, self.task)
-        words = division.words(chains.class_activations(layer)[0][rows], chains.network)
+        words = division.words(chains.class_activations(layer)[0][rows], chains.network, layer)
         found = np.unique(words)[::-1]
         names = tuple(label_of(pattern_of(word, self.task.n_classes)) for word in found)
         code = np.searchsorted(-found, -words)
@@ -228,7 +228,7 @@ class _Sampled:
         mean = self.chains.lower_activation[:, :, at] if below else self.chains.class_activation
         mean = mean.reshape(-1, mean.shape[-1])
         mean = mean[~np.isnan(mean[:, 0])]  # a layer may be narrower than others
-        active = mean > division_of(self.network, self.task).threshold(self.network)
+        active = mean > division_of(self.network, self.task).threshold(self.network, layer)
         with np.errstate(invalid="ignore"):
             on, off = ((mean * kind).sum(axis=0) / kind.sum(axis=0) for kind in (active, ~active))
         gap = mean[:, :, None] - mean[:, None, :]

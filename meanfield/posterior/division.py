@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.posterior.parts import Code, Outlier, activity_threshold
+from meanfield.posterior.parts import Code, Outlier, activity_threshold, prior_variance
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
@@ -172,13 +172,13 @@ class Division:
 
     # ---- sampled networks ------------------------------------------------------------------------
 
-    def threshold(self, network: Network) -> float:
-        """Mean activation on a class beyond which a sampled neuron counts as active."""
+    def threshold(self, network: Network, layer: int = -1) -> float:
+        """Mean activation on a class beyond which a sampled neuron of a layer counts as active."""
         return activity_threshold(network)
 
-    def words(self, activation: FloatArray, network: Network) -> Words:
-        """(...) codes of neurons from their mean activations (..., C) on the classes."""
-        return np.asarray((activation > self.threshold(network)) @ (1 << np.arange(activation.shape[-1])[::-1]))
+    def words(self, activation: FloatArray, network: Network, layer: int = -1) -> Words:
+        """(...) codes of neurons of a layer from their mean activations (..., C) on the classes."""
+        return np.asarray((activation > self.threshold(network, layer)) @ (1 << np.arange(activation.shape[-1])[::-1]))
 
     def told_apart(self, words: Words) -> Words:
         """The words, equal for neurons of one part."""
@@ -255,9 +255,9 @@ class WithOutliers(Division):
     def telling(self, patterns: Iterable[str]) -> frozenset[str]:
         return frozenset()  # what tells phases apart is which classes share outliers
 
-    def threshold(self, network: Network) -> float:
+    def threshold(self, network: Network, layer: int = -1) -> float:
         """Only outliers carry codes: the level that makes a neuron one of them."""
-        return float(OUTLIER_LEVEL * np.sqrt(network.k) * np.abs(network.activation.slopes).max())
+        return float(OUTLIER_LEVEL * np.sqrt(prior_variance(network, layer)) * np.abs(network.activation.slopes).max())
 
     def label(self, word: int, n_classes: int) -> str:
         return f"outlier {super().label(word, n_classes)}" if word else "bulk"

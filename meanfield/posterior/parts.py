@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meanfield.activations.cumulant import cumulant
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.validation import FloatArray
 
@@ -111,6 +112,15 @@ def activity_threshold(network: Network) -> float:
     if middle is None:
         middle = float(cumulant(network.activation, network.k).direct(np.zeros(1))[1][0])
     return middle
+
+
+def prior_variance(network: Network, layer: int = -1) -> float:
+    """Variance of a preactivation of a layer under the prior, sigma_l^2 <phi^2> of the layer below."""
+    k = network.k
+    for scale in network.scales[1 : layer_index(layer, network.depth) + 1]:
+        _, mean, variance = (float(x[0]) for x in cumulant(network.activation, k, tabulate=False).direct(np.zeros(1)))
+        k = scale**2 * (variance + mean**2)
+    return k
 
 
 def code_pattern(network: Network, activation: FloatArray) -> str:

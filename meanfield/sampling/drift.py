@@ -125,7 +125,7 @@ def drift(chains: object, *, layer: int = -1, n_lags: int = 20) -> Drift:
         pairs = np.einsum("kdnc,kdnc->k", centred[:, : length - lag], centred[:, lag:]) / (length - lag)
         at_lag.append(pairs / norm)
     division = draws.division
-    words = division.words(m, draws.network)
+    words = division.words(m, draws.network, place)
     kept, expected, size = [], [], 0
     for chain in words:
         coding = division.carrying(chain[0])

@@ -22,7 +22,7 @@ class BySpecialty(Division):
 
     quantity, key, carriers, freezes = "specialists", "class", "specialists", False
 
-    def words(self, activation, network):
+    def words(self, activation, network, layer=-1):
         return 1 << (activation.shape[-1] - 1 - np.argmax(activation, axis=-1))
 
     def label(self, word, n_classes):
@@ -110,3 +110,16 @@ def test_sweeps_are_named_and_drawn_by_it(third_party, tmp_path):
     plt.close("all")
     pytest.importorskip("bokeh", reason="pages need the extra html")
     assert write_page([diagram], tmp_path / "page").exists()
+
+
+def test_level_of_outliers_is_that_of_their_layer():
+    """2.5 standard deviations of the prior: sigma_w^2 sigma_2^2 / 2 and half of sigma_3^2 times that for a ReLU."""
+    network = mf.Network("relu", 3, sigma_w=1.5, layer_sigmas=[4.0, 0.1])
+    level = [WithOutliers().threshold(network, layer) for layer in (1, 2, -1)]
+    second = 16.0 * 1.5**2 / 2.0
+    np.testing.assert_allclose(level, 2.5 * np.sqrt([1.5**2, second, 0.01 * second / 2.0]), rtol=1e-10)
+    rng = np.random.default_rng(0)
+    first = np.maximum(1.5 * rng.normal(size=(1500, 20)), 0.0)
+    above = np.maximum(4.0 / np.sqrt(1500) * rng.normal(size=(1500, 1500)) @ first, 0.0)
+    mean = above.reshape(1500, 2, 10).mean(axis=2)
+    assert (WithOutliers().words(mean, network, 2) > 0).mean() < 1e-2

@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.linalg import block_diag, qr
 
 from meanfield.posterior.finite_width import FiniteWidth, OneLoop
 from meanfield.theories.deep.reduction import Members
-from meanfield.theories.deep.rules import Averages
+from meanfield.theories.deep.rules import Averages, NotCovered
 from meanfield.theories.deep.sectors import Sector
 from meanfield.theories.deep.system import DeepProblem, Order, System
-from meanfield.validation import FloatArray, read_only
+from meanfield.validation import BoolArray, FloatArray, read_only
 
-__all__ = ["assembled", "by_sources", "differences", "log_fluctuations"]
+__all__ = ["assembled", "by_sources", "differences", "directions", "log_fluctuations"]
 
 
 def log_fluctuations(found: Sequence[Sector]) -> float:
@@ -23,19 +24,54 @@ def log_fluctuations(found: Sequence[Sector]) -> float:
 
 
 def differences(
-    at: Callable[[FloatArray], tuple[float, FloatArray]], z: FloatArray, steps: FloatArray
+    at: Callable[[FloatArray], tuple[float, FloatArray]], z: FloatArray, steps: FloatArray, central: BoolArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Central differences of a number (k,) and of observables (k, observables), both of which `at` gives."""
-    slope, moving = [], []
-    for i, step in enumerate(steps):
-        ends = []
-        for sign in (-1.0, 1.0):
-            moved = z.copy()
-            moved[i] += sign * step
-            ends.append(at(moved))
-        slope.append((ends[1][0] - ends[0][0]) / (2.0 * step))
-        moving.append((ends[1][1] - ends[0][1]) / (2.0 * step))
-    return np.array(slope), np.array(moving)
+    """Derivatives of a number (k,) and of observables (k, observables), both of which `at` gives, along `steps` of z
+    (k, size) in units of these: central differences, or those of the side of the steps alone."""
+    here = np.empty(0) if central.all() else _joined(at(z))
+    found = []
+    for step, both in zip(steps, central):
+        if both:
+            found.append(0.5 * (_joined(at(z + step)) - _joined(at(z - step))))
+        else:
+            found.append(2.0 * _joined(at(z + step)) - 0.5 * _joined(at(z + 2.0 * step)) - 1.5 * here)
+    return np.array([one[0] for one in found]), np.array([one[1:] for one in found])
+
+
+def _joined(found: tuple[float, FloatArray]) -> FloatArray:
+    return np.append(found[0], found[1])
+
+
+def directions(system: System, x: FloatArray, steps: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """Independent steps (k, k) of order parameters x, of the size `steps` (k,), and which may be taken to either side.
+
+    Kernels, their conjugates and d stay positive: a matrix that has an eigenvalue near zero moves by positive ones
+    only, the squares of its eigenvectors and of sums of these, made symmetric.
+    """
+    order, blocks, central = system.unpack(x), [], []
+    for name, layer, at in system.blocks:
+        size = at.stop - at.start
+        unit, sides = np.eye(size), np.ones(size, dtype=bool)
+        if name in ("kernel", "tilde"):
+            matrix = getattr(order, name)[layer]
+            unit = _positive(system, matrix)
+            for i, row in enumerate(unit):
+                moved = np.tensordot(row * steps[at], system.matrices, 1)
+                sides[i] = np.linalg.eigvalsh(matrix - moved)[0] > 0.0
+        elif name == "d":
+            sides = x[at] > steps[at]
+        blocks.append(unit * steps[at])
+        central.append(sides)
+    return np.asarray(block_diag(*blocks)), np.concatenate(central)
+
+
+def _positive(system: System, matrix: FloatArray) -> FloatArray:
+    """Coordinates (k, k) of independent positive matrices, of size 1."""
+    vectors = np.linalg.eigh(matrix)[1].T
+    sums = [one + other for i, one in enumerate(vectors) for other in vectors[:i]]
+    rows = np.array([system.matrix_coordinates(np.outer(v, v)) for v in [*vectors, *sums]])
+    rows = rows / np.abs(rows).max(axis=1, keepdims=True)
+    return np.asarray(rows[np.sort(qr(rows.T, pivoting=True)[2][: rows.shape[1]])])
 
 
 def by_sources(
@@ -46,8 +82,15 @@ def by_sources(
     `by_pair` is dL / dk~_ce, `by_class` dL / ddelta~_c of the last layer; of entries that the symmetry of the task
     makes equal one is asked for. A source of k~_ce is one of n_c n_e K_ce, of k~_cc one of n_c (n_c K_cc + d_c) / 2, of
     delta~_c one of n_c (K_cc + d_c) / 2.
+
+    Raises
+    ------
+    NotCovered
+        If a class has less than two samples.
     """
     n = system.problem.n
+    if n.min() < 2.0 - 1e-9:
+        raise NotCovered("a class of less than two samples has no kernel between them")
     slopes, own = np.zeros((len(n), len(n))), np.zeros(len(n))
     for basis in system.matrices:
         c, e = np.argwhere(basis)[0]

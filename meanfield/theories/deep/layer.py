@@ -418,9 +418,10 @@ class Layer(LayerTerms):
         self, setting: Setting, copies: Sequence[tuple[float, FloatArray]], pattern: str | None = None
     ) -> Averages:
         """Averages of all kinds over a sum of weights, each as large as its number says and b shifted, at old nodes,
-        those of all neurons or of one code."""
+        those of all neurons or of one code. A symmetry of the nodes has to be one of all copies together."""
         index = self.index if pattern is None else self.regions[pattern]
-        often, beta, fields = np.ones(len(index)), self._nodes(index), self._prepared(setting)[0]
+        often = self._often(index) if pattern is None else np.ones(len(index))
+        beta, fields = self._nodes(index), self._prepared(setting)[0]
         products = products_of(len(self.n), True, self.last, bool(setting.covariance.any()), True)
         parts = []
         for factor, shift in copies:

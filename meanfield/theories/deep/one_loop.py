@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from meanfield.posterior.finite_width import OneLoop
-from meanfield.theories.deep.expansion import assembled, by_sources, differences, log_fluctuations
+from meanfield.theories.deep.expansion import assembled, by_sources, differences, directions, log_fluctuations
 from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.rules import Averages, Setting, activation_range
 from meanfield.theories.deep.sectors import sectors
@@ -22,7 +22,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["one_loop"]
 
-_STEP = 2e-4  # of differences, of the size of a block of order parameters
+_STEP = 5e-4  # of differences, over P, of the size of a block of order parameters: ln of the weights of codes is ~ P
 _SHIFT = 0.05  # of b, in units of 1 / n_c over the range of phi: the weight changes by so much
 _TILT = 1e-3  # of a weight, by a source
 
@@ -33,6 +33,7 @@ class _Loop:
     def __init__(self, system: System) -> None:
         self.system, self.problem = system, system.problem
         self.distinct = replace(system, distinct=True)
+        self.step = _STEP / self.problem.n_samples
 
     def layers(self, order: Order, grow: bool = False) -> list[Averages]:
         """Averages with everything."""
@@ -90,12 +91,12 @@ class _Loop:
         p = self.problem
         ends = []
         for sign in (-1.0, 1.0):
-            s = p.readout_variance * (1.0 + sign * _STEP)
+            s = p.readout_variance * (1.0 + sign * self.step)
             setting = self.distinct.setting(order, p.depth - 1)
             top = self._top(setting._replace(root=setting.root * math.sqrt(s / p.readout_variance)))
             other = replace(self.distinct, problem=replace(p, readout_variance=s))
             ends.append(log_fluctuations(sectors(other, self._with(layers, top))))
-        return (ends[1] - ends[0]) / (2.0 * _STEP * p.readout_variance)
+        return (ends[1] - ends[0]) / (2.0 * self.step * p.readout_variance)
 
     def _top(self, setting: Setting) -> list[Averages]:
         return self.distinct.averages_at(setting, self.problem.depth - 1, grow=False, curvature=True, samples=True)
@@ -128,7 +129,8 @@ def one_loop(system: System, order: Order, members: Members) -> OneLoop:
         found = loop.layers(there)
         return loop.value(found), loop.observed(there, found[-1])
 
-    slope, moving = differences(at, x, _STEP * system.scales(x))
+    steps, central = directions(system, x, loop.step * system.scales(x))
+    slope, moving = (np.linalg.solve(steps, along) for along in differences(at, x, steps, central))
     shift = np.asarray(-np.linalg.solve(system.hessian(system.evaluate(x, curvature=True)), slope))
     top = loop.explicit(order, layers) + shift @ moving
     observed, found = loop.observed(order, layers[-1]), sectors(loop.distinct, layers)

@@ -19,6 +19,8 @@ from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["Sector", "sectors"]
 
+_TWO = 1e-9  # samples of a class that differ from two by less are two
+
 
 @dataclass(frozen=True, eq=False)
 class Sector:
@@ -64,7 +66,10 @@ def sectors(system: System, layers: list[Averages]) -> list[Sector]:
 
 
 def _one_class(system: System, layers: list[Averages], c: int) -> Sector:
-    """K_mu,nu = u_mu kappa_e for nu in class e (u_mu + u_nu where that is the same), K_mu,mu + u_mu delta, t = u_mu."""
+    """K_mu,nu = u_mu kappa_e for nu in class e (u_mu + u_nu where that is the same), K_mu,mu + u_mu delta, t = u_mu.
+
+    Of two samples u_mu + u_nu = 0: kappa of their own class is nothing but 2 delta, and left out.
+    """
     p, n_classes = system.problem, len(system.problem.n)
     half, lower = n_classes + 1, system.problem.depth - 1
     q = p.y.shape[1]
@@ -95,7 +100,14 @@ def _one_class(system: System, layers: list[Averages], c: int) -> Sector:
     outer = np.zeros(size, dtype=bool)
     for layer in range(lower):
         outer[2 * half * layer : 2 * half * layer + half] = True
-    return Sector(f"samples of class {c}", float(p.n[c]) - 1.0, total, reference, outer)
+    kept = np.ones(size, dtype=bool)
+    kept[c : size - q : half] = _more_than_two(p.n[c])
+    both = np.ix_(kept, kept)
+    return Sector(f"samples of class {c}", float(p.n[c]) - 1.0, total[both], reference[both], outer[kept])
+
+
+def _more_than_two(n: float) -> bool:
+    return bool(n > 2.0 + _TWO)
 
 
 def _two_classes(system: System, layers: list[Averages], c: int, e: int) -> Sector:
@@ -118,6 +130,7 @@ def _two_classes(system: System, layers: list[Averages], c: int, e: int) -> Sect
                 total[2 * layer - 2, 2 * layer + 1] += p.ratios[layer] * scale * second[0, 1]
                 total[2 * layer + 1, 2 * layer - 2] += p.ratios[layer] * scale * second[0, 1]
     n_c, n_e = float(p.n[c]), float(p.n[e])
-    multiplicity = n_c * (n_c - 3.0) / 2.0 if c == e else (n_c - 1.0) * (n_e - 1.0)
+    within = n_c * (n_c - 3.0) / 2.0 if _more_than_two(n_c) else 0.0
+    multiplicity = within if c == e else (n_c - 1.0) * (n_e - 1.0)
     outer = np.arange(2 * lower) % 2 == 0
     return Sector(f"pairs of samples of classes {c} and {e}", multiplicity, total, reference, outer)

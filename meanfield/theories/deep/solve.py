@@ -362,7 +362,7 @@ def _posterior(
     states = top_states(system, order) if not linear else None
     notes += said_of_cuts(cuts)
     if states is not None and states.unsure.any():
-        patterns = [members.word(word) for word in states.patterns]
+        patterns = [alike.word(word) for word in states.patterns]
         cuts = tuple(CodeCut(word, float(part)) for word, part in zip(patterns, states.unsure))
         notes += said_of_words(cuts, states.share)
     good = residual <= allowed and proof.error <= allowed

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from meanfield.theories.deep.exchange_neurons import mean_powers
 from meanfield.theories.deep.free_words import FreeLaw, free_law
 from meanfield.theories.deep.products import MeanMoments
-from meanfield.theories.deep.rules import Detail, NotCovered, Setting, activation_range, code_words
+from meanfield.theories.deep.rules import Detail, NotCovered, Setting, code_words, threshold
 from meanfield.theories.deep.system import Order, System
 from meanfield.theories.deep.words import OfWord, WordLaw
 from meanfield.validation import FloatArray
@@ -211,14 +211,13 @@ def _apart(system: System, order: Order, layer: int, detail: Detail, words: Floa
     if not setting.covariance.any():
         return found
     heavy = np.flatnonzero(detail.share > _NOTHING)
-    low, high = activation_range(system.problem.phi)
     try:
         for start in range(0, len(heavy), _LOOKED_AT):
             rows = heavy[start : start + _LOOKED_AT]
             for c in range(len(system.problem.n)):
                 joint, mean = over.class_means(setting, detail.beta[rows], c)
                 on = np.array([word[c] == "1" for word in words[rows]])
-                found[rows] += np.where((mean > 0.5 * (low + high)) != on[:, None], joint, 0.0).sum(axis=1)
+                found[rows] += np.where((mean > threshold(system.problem.phi)) != on[:, None], joint, 0.0).sum(axis=1)
     except NotCovered:
         return np.ones(len(words))
     return found

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from deep_fluctuations import SamplesApart
 
 import meanfield as mf
 from meanfield.theories.deep.one_loop import one_loop
@@ -83,13 +84,13 @@ def test_perturbations_of_samples_of_one_class(found, c, which):
     sector, u = found[0][f"samples of class {c}"], one_vector(c, which)
     none, nowhere = np.zeros((5, 5)), np.zeros(5)
     shapes = []
-    for e in range(2):
+    for e in range(2) if c == 0 else range(1):  # of two samples the kernel between them has no part of this kind
         one = np.outer(u, e == CLASSES)
         shapes.append(one + one.T)
     shapes.append(np.diag(u))
     directions = [(a, none, nowhere) for a in shapes] + [(none, a, nowhere) for a in shapes] + [(none, none, u)]
     np.testing.assert_allclose(sector.hessian, found[1].hessian(directions), atol=3e-5)
-    assert sector.outer.tolist() == [True] * 3 + [False] * 4
+    assert sector.outer.tolist() == [True] * len(shapes) + [False] * (len(shapes) + 1)
 
 
 def test_perturbations_of_pairs_of_samples(found):
@@ -207,8 +208,8 @@ def test_order_of_classes_does_not_matter():
     network, targets, fractions = mf.Network("sigmoid", 2), np.array([[1.0], [-0.4]]), np.array([0.3, 0.7])
     one = mf.solve(network, mf.class_task(fractions, targets=targets, n_samples=60), 0.1).one_loop()
     two = mf.solve(network, mf.class_task(fractions[::-1], targets=targets[::-1], n_samples=60), 0.1).one_loop()
-    np.testing.assert_allclose(two.kernel, one.kernel[:, ::-1, ::-1], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(two.outputs, one.outputs[::-1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(two.kernel, one.kernel[:, ::-1, ::-1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(two.outputs, one.outputs[::-1], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(two.log_determinant, one.log_determinant, rtol=1e-6)
 
 
@@ -249,3 +250,67 @@ def test_compare_says_where_there_is_no_such_term():
         mf.compare(post, chains, one_loop=True)
     with pytest.raises(ValueError, match="one_loop"):
         mf.compare(post, chains, one_loop="yes")
+
+
+# Two samples in a class, odd phi, two outputs, layers of different width and scale; kernels without codes, which are
+# singular but for little; three layers.
+TWO, BOTH = [0.5, 0.5], [[1.0, 0.5], [-0.3, 0.8]]
+APART = {
+    "odd": (
+        mf.Network("erf", 2, readout_exponent=0.5, sigma_w=0.8, layer_sigmas=[1.4], width_ratios=[1.5]), BOTH, 0.7,
+    ),
+    "no codes": (mf.Network("erf", 2, sigma_a=0.8), [0.6, -0.4], 1.0),
+    "three layers": (
+        mf.Network("sigmoid", 3, sigma_w=0.8, layer_sigmas=[1.4, 1.1], width_ratios=[1.5, 0.5]),
+        [[0.6, 0.5], [-0.3, 0.4]], 1.0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", APART)
+def test_against_all_samples_of_deep_networks_apart(name):
+    network, targets, tau = APART[name]
+    post = mf.solve(network, mf.class_task(TWO, targets=targets, n_samples=4), tau)
+    oracle, loop = SamplesApart(post), post.one_loop()
+    _, value, gradient, _, _ = oracle.fluctuations(oracle.saddle)
+    assert value == pytest.approx(post.free_energy, abs=1e-5)
+    assert np.abs(gradient).max() < 1e-4
+    L, kernel, t, square = oracle.one_loop()
+    at = np.ix_(oracle.labels, oracle.labels)
+    assert loop.log_determinant == pytest.approx(L, abs=3e-4)
+    for own, d, other in zip(loop.kernel, loop.d, kernel):
+        error = own[at] + np.diag(d[oracle.labels]) - other
+        assert np.abs(error).max() < 5e-3 * np.abs(other).max()
+    np.testing.assert_allclose(loop.t[oracle.labels], t, atol=2e-3 * np.abs(t).max())
+    assert loop.second_readout == pytest.approx(square, rel=1e-3)
+
+
+def test_classes_of_less_than_two_samples_have_no_kernel_of_their_own():
+    post = mf.solve(mf.Network("sigmoid", 2), mf.class_task([0.375, 0.625], targets=[1, -0.4], n_samples=4), 0.3)
+    with pytest.raises(mf.ConvergenceError, match="less than two samples"):
+        post.one_loop()
+
+
+def test_slope_of_ln_p_by_the_target_at_many_samples():
+    """d ln p(Y) / dy_c = -N n_c <t_c>. The weights of codes change by a factor where t does by 1/P of itself."""
+    task = mf.class_task([0.3, 0.7], targets=[1.0, -0.4], n_samples=1000)
+    loop, low, high = (
+        mf.solve(mf.Network("sigmoid", 2), task.with_(targets=[[y], [-0.4]]), 0.1, rtol=1e-9).one_loop()
+        for y in (1.0, 0.999, 1.001)
+    )
+    slope = (high.log_determinant - low.log_determinant) / 0.002
+    assert loop.t[0, 0] == pytest.approx(-slope / 300.0, rel=1e-5)
+    np.testing.assert_allclose(low.kernel + high.kernel, 2.0 * loop.kernel, atol=2e-5)  # no noise
+
+
+def test_split_class_with_turned_outputs():
+    network = mf.Network("sigmoid", 2, sigma_w=1.2, layer_sigmas=[0.9], width_ratios=[0.5])
+    y, angle = np.array([[1.0, 0.2], [-0.3, 0.8]]), 0.7
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    one, split = (
+        mf.solve(network, mf.class_task(p, targets=targets, n_samples=8), 0.3).one_loop()
+        for p, targets in (([0.25, 0.75], y), ([0.125, 0.75, 0.125], (y @ turn)[[0, 1, 0]]))
+    )
+    where = [0, 1, 0]
+    np.testing.assert_allclose(split.kernel, one.kernel[:, where][:, :, where], atol=1e-5 * np.abs(one.kernel).max())
+    np.testing.assert_allclose(split.t @ turn.T, one.t[where], atol=1e-5 * np.abs(one.t).max())

@@ -298,7 +298,9 @@ class ReluLoop:
             ]
             return self.value(found), self.observed(found[-1])
 
-        return differences(at, z, _STEP / self.width * self.scales(z))
+        steps = _STEP / self.width * self.scales(z)
+        slope, moving = differences(at, z, np.diag(steps), np.ones(len(z), dtype=bool))
+        return slope / steps, moving / steps[:, None]
 
     def _touched(self, place: Place, layer: int) -> bool:
         one, other = place.order, self.place.order

@@ -30,6 +30,7 @@ from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
+from meanfield.theories.deep.rules import NotCovered
 from meanfield.validation import FloatArray, IntArray, read_only
 from meanfield.validation import generator as new_generator
 
@@ -171,7 +172,7 @@ class ReluPosterior(SolvedPosterior):
             )
         try:
             return relu_one_loop(*self._system, index, span)
-        except (NotSmall, BulkDiverges, np.linalg.LinAlgError) as error:
+        except (NotCovered, NotSmall, BulkDiverges, np.linalg.LinAlgError) as error:
             raise ConvergenceError(f"the term of order 1/N was not found: {error}.", self) from error
 
     @cached_property
