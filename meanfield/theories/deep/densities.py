@@ -135,10 +135,11 @@ class LayerDensities(RecomputedLayers):
         if word is not None and not (system.codes and layer == system.problem.depth - 1):
             with contextlib.suppress(NotCovered):  # then words of nodes, see `certificate.cuts`
                 if setting.covariance.any():
-                    detail, words, some, of_words = word_law(system, order, layer, detail)
+                    sure, whole, some, of_words = word_law(system, order, layer, detail)
                     if of_words is not None:
                         h, joint, g = of_words.of_field(word, c)
                         parts.append(_Part(some.share, of_words.b[:, c], h, joint, g))
+                    detail, words = sure, whole
                 else:
                     split = _by_field(free_words(system, order, layer, detail), word, setting.root[c])
         beta, share = detail.beta, detail.share if word is None else np.where(words == word, detail.share, 0.0)

@@ -135,13 +135,13 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
             free = free_words(system, order, layer, detail)
             return replace(_states(free.beta, free.share, free.words()), second_beta=states.second_beta)
         sure, whole, some, law = word_law(system, order, layer, detail)
+        laws = {} if law is None else law.of_words()
     except NotCovered:
         if not known:
             unsure = np.minimum(unsure + _apart(system, order, layer, detail, words), 1.0)
         part = unsure * detail.share
         own = [float(part[words == word].sum()) for word in states.patterns]
         return replace(states, unsure=np.minimum(np.array(own) / states.share, 1.0))
-    laws = {} if law is None else law.of_words()
     zero = OfWord(np.zeros(len(some.share)), some.activation, some.activation_square)
     beta, share = (np.concatenate(pair) for pair in ((sure.beta, some.beta), (sure.share, some.share)))
     found = _states(beta, share / share.sum(), {
