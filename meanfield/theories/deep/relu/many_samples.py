@@ -255,7 +255,9 @@ def from_matched_moments(problem: ReluProblem, report: Report) -> list[tuple[Rel
     for words, order in _minima(problem):
         full, start, present = _given_room(problem, words, order)
         start = _matched(full, start, present, order)
-        used = present.any(axis=0) if present.any() else np.array([word.count("1") == 1 for word in full.words])
+        used = np.asarray(present.any(axis=0))
+        if not used.any():
+            used = np.array([word.count("1") == 1 for word in full.words])
         system = ReluSystem(problem, tuple(w for w, kept in zip(full.words, used) if kept), present[:, used])
         x = system.pack(replace(start, lower=start.lower[:, used], top=start.top[used]))
         x, size, _ = newton(system, x, ROUGH, _ENDED, _NEWTON, report)
