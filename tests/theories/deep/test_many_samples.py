@@ -8,7 +8,7 @@ import pytest
 import meanfield as mf
 from meanfield.theories.deep.relu.average import ROUGH
 from meanfield.theories.deep.relu.bare import every_word
-from meanfield.theories.deep.relu.many_samples import ManySamples, many_sample_starts
+from meanfield.theories.deep.relu.many_samples import ManySamples, _between, many_sample_starts
 from meanfield.theories.deep.relu.reduction import relu_problem
 
 TWO = mf.class_task(targets=[[1.0, 0.2], [-0.3, 0.9]], n_samples=3000)
@@ -58,6 +58,22 @@ def test_the_start_is_near_to_the_solution():
     assert "many samples" in " ".join(post.notes)
     there = {w for w, a in zip(s.patterns, s.outlier_activation[0]) if np.linalg.norm(a) > 1e-6}
     assert there == {word for o, word in enumerate(system.words) if system.present[0, o]}
+
+
+def test_moments_of_a_gaussian_bulk_are_matched_in_one_step():
+    """<beta beta^T> = (1 - R^T H R)^-1, inverted directly before and after R -> R W."""
+    rng, one = np.random.default_rng(4), np.eye(3)
+    curvature = rng.normal(size=(3, 3))
+    curvature = curvature @ curvature.T
+    root = rng.normal(size=(3, 3))
+    root *= 0.98 / math.sqrt(np.linalg.eigvalsh(root.T @ curvature @ root)[-1])
+    wanted = rng.normal(size=(3, 3))
+    wanted = 20.0 * wanted @ wanted.T
+    here = np.linalg.inv(one - root.T @ curvature @ root) - one
+    turned = _between(here, wanted)
+    np.testing.assert_allclose(turned, turned.T, atol=1e-12)
+    after = np.linalg.inv(one - turned.T @ root.T @ curvature @ root @ turned) - one
+    np.testing.assert_allclose(after, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
 
 
 def test_room_of_the_bulk_along_a_ray():

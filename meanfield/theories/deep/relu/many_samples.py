@@ -7,6 +7,7 @@ alike, and what tilts do not give is given by the outliers of all words that cos
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,13 +19,14 @@ from meanfield.theories.deep.relu.average import ROUGH
 from meanfield.theories.deep.relu.bare import BareSystem, every_word
 from meanfield.theories.deep.relu.compiled.site import N_SLOPES, site_slopes
 from meanfield.theories.deep.relu.coordinates import ReluOrder
+from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import above, classes_on, condensed
 from meanfield.theories.deep.relu.setting import ReluSetting
-from meanfield.theories.deep.relu.system import ReluProblem
+from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.theories.deep.relu.walk import BranchLost, Point, Report, Walk, with_outliers
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["MINIMA_IN_WORDS", "ManySamples", "from_many_samples", "many_sample_starts"]
+__all__ = ["MINIMA_IN_WORDS", "ManySamples", "from_many_samples", "from_matched_moments", "many_sample_starts"]
 
 _STARTS = 3
 MINIMA_IN_WORDS = (
@@ -40,6 +42,9 @@ _LEAST = 1e-3  # of the largest activation of a layer: an outlier
 _SHORT = 0.05  # whitened length below which an outlier is none
 _ROUNDING = 1e-12
 _AT_KINK = 1e-9  # of the largest z
+_MATCHES = 4  # of second moments, each with one average
+_MOST_GAIN, _BELOW = 0.9995, 0.98  # of what is averaged, and what a larger one is reduced to
+_NEWTON, _ENDED = 30, 1e-4  # steps, and the residual on rough lattices
 _FLAT = 1e-4  # of the largest eigenvalue of a conjugate: what the others have at least
 
 
@@ -229,6 +234,42 @@ def many_sample_starts(problem: ReluProblem) -> list[tuple[BareSystem, FloatArra
     ------
     BulkDiverges
     """
+    starts = []
+    for words, order in _minima(problem):
+        full, start, present = _given_room(problem, words, order)
+        system = BareSystem(problem, full.words, present)
+        starts.append((system, system.pack(start)))
+    return starts
+
+
+def from_matched_moments(problem: ReluProblem, report: Report) -> list[tuple[ReluSystem, FloatArray]]:
+    """Solutions on rough lattices with kernels among the unknowns, from bulks of the second moments of the minima.
+
+    Raises
+    ------
+    BranchLost
+        If there is none.
+    BulkDiverges
+    """
+    found = []
+    for words, order in _minima(problem):
+        full, start, present = _given_room(problem, words, order)
+        start = _matched(full, start, present, order)
+        used = np.asarray(present.any(axis=0))
+        if not used.any():
+            used = np.array([word.count("1") == 1 for word in full.words])
+        system = ReluSystem(problem, tuple(w for w, kept in zip(full.words, used) if kept), present[:, used])
+        x = system.pack(replace(start, lower=start.lower[:, used], top=start.top[used]))
+        x, size, _ = newton(system, x, ROUGH, _ENDED, _NEWTON, report)
+        if size <= _ENDED:
+            found.append((system, x))
+    if not found:
+        raise BranchLost("Newton did not end at a solution beside it")
+    return found
+
+
+def _minima(problem: ReluProblem) -> list[tuple[tuple[str, ...], ReluOrder]]:
+    """Words and order parameters of each minimum that was found, the smallest action first."""
     n_classes, rng = len(problem.n), np.random.default_rng(5)
     common = "1" * n_classes
     every = ManySamples(problem, (*every_word(n_classes), common))
@@ -236,7 +277,7 @@ def many_sample_starts(problem: ReluProblem) -> list[tuple[BareSystem, FloatArra
     for action, tilt, activation in sorted((every.minimum(rng) for _ in range(_STARTS)), key=lambda one: one[0]):
         if all(abs(action - other[0]) > _SAME * abs(action) for other in found):
             found.append((action, tilt, activation))
-    starts = []
+    minima = []
     for _, tilt, activation in found:
         merged = [_by_word(layer) for layer in activation]
         words = tuple(word for word in every.words if any(word in layer for layer in merged))
@@ -244,19 +285,22 @@ def many_sample_starts(problem: ReluProblem) -> list[tuple[BareSystem, FloatArra
         for layer, by_word in enumerate(merged):
             for word, value in by_word.items():
                 shown[layer, words.index(word)] = value
-        starts.append(_start(problem, words, ManySamples(problem, words).order(tilt, shown)))
-    return starts
+        minima.append((words, ManySamples(problem, words).order(tilt, shown)))
+    return minima
 
 
-def _start(problem: ReluProblem, words: tuple[str, ...], order: ReluOrder) -> tuple[BareSystem, FloatArray]:
+def _given_room(
+    problem: ReluProblem, words: tuple[str, ...], order: ReluOrder
+) -> tuple[ReluSystem, ReluOrder, BoolArray]:
     """The outliers for which there is no room in the bulk; the others are given to it."""
     n_classes, depth = len(problem.n), problem.depth
     names = every_word(n_classes)
     full = BareSystem(problem, names, np.zeros((depth, len(names)), dtype=bool)).full
     present = np.zeros((depth, len(names)), dtype=bool)
     start = replace(
-        order, lower=np.zeros((depth - 1, len(names), n_classes)), top=np.zeros((len(names), problem.y.shape[1]))
-    )
+        order, kernel=order.kernel.copy(), d=order.d.copy(), tilde=order.tilde.copy(), delta=order.delta.copy(),
+        lower=np.zeros((depth - 1, len(names), n_classes)), top=np.zeros((len(names), problem.y.shape[1])),
+    )  # fmt: skip
     for layer in range(depth):
         setting, given = full.setting(start, layer), np.zeros((order.outliers(layer).shape[1],) * 2)
         for word, beta in zip(words, order.outliers(layer)):
@@ -279,8 +323,60 @@ def _start(problem: ReluProblem, words: tuple[str, ...], order: ReluOrder) -> tu
         start.kernel[layer], start.d[layer] = found.b_b, found.bb
     for layer in range(depth - 1, 0, -1):
         start.delta[layer - 1] = problem.scale * full.layer(start, layer, ROUGH).hh
-    system = BareSystem(problem, names, present)
-    return system, system.pack(start)
+    return full, start, present
+
+
+def _matched(full: ReluSystem, start: ReluOrder, present: BoolArray, order: ReluOrder) -> ReluOrder:
+    """The start with bulks that have the second moments of a minimum, where nothing condenses above the first layer.
+
+    With A = n Kbar n + n d of a layer, <beta beta^T> = 1 + R^T A R (by parts); in the last layer t^T n (y - tau t) is
+    what the targets want of R^T A R. A Gaussian bulk has (1 - R^T H R)^-1: R -> R W with W = W^T and
+    W (1 - <beta beta^T>^-1) W the same of the wanted moments would be exact.
+    """
+    problem, depth = full.problem, full.problem.depth
+    n, words = problem.n, (*full.words, "1" * len(problem.n))
+
+    def curvature(kernel: FloatArray, d: FloatArray) -> FloatArray:
+        return kernel * np.outer(n, n) + np.diag(n * d)
+
+    for layer in range(1, depth):
+        top = layer == depth - 1
+        for _ in range(0 if present[layer].any() else _MATCHES):
+            setting = full.setting(start, layer)
+            gain = max(above(setting, word)[1].gain for word in words)
+            if gain < _MOST_GAIN:
+                found, root = full.layer(start, layer, ROUGH), setting.root
+                wanted = (
+                    start.t.T @ (n[:, None] * (problem.y - problem.tau * start.t))
+                    if top
+                    else root.T @ curvature(order.kernel[layer], order.d[layer]) @ root
+                )
+                turned = _between(root.T @ curvature(found.b_b, found.bb) @ root, wanted)
+            else:
+                turned = math.sqrt(_BELOW / gain) * np.eye(setting.root.shape[1])
+            if top:
+                start = replace(start, t=start.t @ turned)
+            else:
+                start.tilde[layer] = setting.root @ turned @ turned.T @ setting.root.T
+        if not top:
+            found = full.layer(start, layer, ROUGH)
+            start.kernel[layer], start.d[layer] = found.b_b, found.bb
+    for layer in range(depth - 1, 0, -1):
+        start.delta[layer - 1] = problem.scale * full.layer(start, layer, ROUGH).hh
+    return start
+
+
+def _between(here: FloatArray, wanted: FloatArray) -> FloatArray:
+    """Symmetric W with W m(here) W = m(wanted), m(a) = 1 - (1 + a)^-1."""
+
+    def mapped(a: FloatArray, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
+        value, vector = np.linalg.eigh(0.5 * (a + a.T))
+        return np.asarray((vector * function(np.maximum(value, _ROUNDING))) @ vector.T)
+
+    root = mapped(here, lambda value: np.sqrt(value / (1.0 + value)))
+    inverse = mapped(here, lambda value: np.sqrt((1.0 + value) / value))
+    square = root @ mapped(wanted, lambda value: value / (1.0 + value)) @ root
+    return inverse @ mapped(square, np.sqrt) @ inverse
 
 
 def _by_word(activation: FloatArray) -> dict[str, FloatArray]:

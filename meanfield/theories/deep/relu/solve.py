@@ -22,7 +22,7 @@ from meanfield.theories.deep.relu.branch import BranchLost, followed
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.few import LEAST_SAMPLES, START_SAMPLES, fewer, other_codes, separated
 from meanfield.theories.deep.relu.homotopy import from_linear
-from meanfield.theories.deep.relu.many_samples import MINIMA_IN_WORDS, from_many_samples
+from meanfield.theories.deep.relu.many_samples import MINIMA_IN_WORDS, from_many_samples, from_matched_moments
 from meanfield.theories.deep.relu.narrow import narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
@@ -287,8 +287,10 @@ def _along(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[
 
 def _many(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:
     """Solutions beside those of many samples."""
-    found = [_as_outliers(problem, *end) for end in from_many_samples(problem, report)]
-    return found, MINIMA_IN_WORDS
+    try:
+        return [_as_outliers(problem, *end) for end in from_many_samples(problem, report)], MINIMA_IN_WORDS
+    except BranchLost:
+        return from_matched_moments(problem, report), MINIMA_IN_WORDS
 
 
 def _as_outliers(problem: ReluProblem, bare: BareSystem, x: FloatArray) -> tuple[ReluSystem, FloatArray]:
