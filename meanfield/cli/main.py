@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Which representations does a wide, non-lazy Bayesian network learn from a classification task? This command solves
-the mean-field theory of one hidden layer: every answer is the distribution of a single neuron's readout weights and
-activations, with a certificate that no better solution exists."""
+the mean-field theory: every answer is the distribution of a single neuron's readout weights and activations, with a
+certificate. Of class tasks with one hidden layer it says that no better solution exists; of deep networks (--depth),
+that the equations hold, and which other solutions were looked for."""
 
 _EXAMPLES = """\
 examples
   meanfield solve --off 0.5                                three classes (1/2, 1/4, 1/4), one-hot, sigmoid
   meanfield solve --activation relu --off 0                a bulk and a few outlier neurons instead of codes
   meanfield solve --activation 'z/(1+Abs(z))' --fractions 0.5 0.5 --targets 1 -1
+  meanfield solve --depth 3 --n-samples 100 --tau 0.01 --fractions 0.5 0.5 --targets 1 -1      codes in every layer
   meanfield solve --config task.toml --output posterior.npz
   meanfield solve --data digits --classes 0 1 2 --output results     images: codes, predictor, errors, figures
   meanfield phase-diagram                                  sigmoid transitions over y_-; figures and data in results/

@@ -62,6 +62,11 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
     if linear:
         return None
     problem = problem_of(network, task, tau)[0]
+    if np.any(np.abs(problem.n - 1.0) < 1e-9):  # Z depends on Kbar + d and k~ + delta of such a class alone
+        return (
+            "deep nonlinear networks are solved for more than one sample per class: a single one has no kernel between "
+            "samples, and the equations leave open which part of its own that would be"
+        )
     kinds, alike = len(problem.n), exchangeable(problem.n, problem.y)
     if kinds > LATTICE_CLASSES and alike:
         if kinds > MOST_ALIKE:

@@ -49,6 +49,7 @@ _DECAYS = 24.0  # powers of e by which the law may fall over the panel next to a
 _PLAIN = 0.45  # spacing where nothing is tilted
 _TINY = 1e-290
 _MOST_NODES = 100_000
+_MOST_IN_PANELS = 500_000  # beside kinks; without an end to them a step on its way to silence asked for all memory
 _MOST_NOISE = 50_000
 _WINDOWS = 3.0  # reaches of z that fields h have to spread over, from where on they are integrated in groups
 _ALIASED, _ALIAS, _MOST_TRIED, _FINEST = 0.6, 1e-10, 40, 5e-4  # the coarsest `Rule.z`; part of the range of phi
@@ -129,6 +130,8 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
         # At a kink: the slope of the tilt, or that of a Gaussian as far away as the tilt outweighs.
         far = math.sqrt(2.0 * tilt * (phi.supremum - phi.infimum) / d) if tilt > 0.0 else 0.0
         decay = max(tilt * slope + far, 1e-300)
+        if (high - low) / widest * _PANEL_NODES > _MOST_IN_PANELS:
+            raise NotCovered("the noise of a layer is too weak for the quadrature over its preactivations")
         bounds = _graded([low, *kinks, high], widest, _DECAYS / decay)
         half = 0.5 * np.diff(bounds)
         z = ((bounds[1:] + bounds[:-1]) / 2 + half * x[:, None]).T.ravel()

@@ -32,6 +32,12 @@ def test_site_of_a_step_is_its_closed_form(rule, d, delta):
     assert np.abs(site_values(nodes, B, h, d, delta) - wanted).max() < 1e-12 * 700.0
 
 
+def test_panels_have_an_end():
+    """A step of three layers on its way to silence asked for 5e8 panels, 4 GB at a time, and the process was killed."""
+    with pytest.raises(NotCovered, match="the noise of a layer is too weak"):
+        z_rule(mf.activation("step"), 1e-12, -300.0, 300.0, FINE.z, 10.0)
+
+
 @pytest.mark.parametrize("d", [1e-3, 0.2])
 def test_site_of_intervals_is_that_of_many_panels(d):
     """phi that is constant between three jumps, and g with its derivatives from moments over the intervals alone."""

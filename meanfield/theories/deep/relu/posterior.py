@@ -269,7 +269,7 @@ class ReluPosterior(SolvedPosterior):
     # ---- printing, saving ------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{o.label} ({o.weight:.3g})" for o in self.outliers)
+        found = ", ".join(f"{o.label} ({o.weight:.3g})" for o in self.outliers) or "(none in the last layer)"
         width = "" if math.isinf(self.width) else f", N = {self.width:g}"
         return (
             f"<ReluPosterior: {self.network.depth} layers{width}, sparse, bulk and outliers {found}; "
