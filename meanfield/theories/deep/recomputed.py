@@ -67,7 +67,7 @@ class RecomputedLayers(SolvedPosterior):
         own = self._members
         if self._exchanged:
             count = len(self._system.problem.n)
-            on, off = (np.full(count, value) for value in self._class_law(layer).on_and_off(self._middle))
+            on, off = (np.full(count, value) for value in self._class_law(layer).on_and_off())
         else:
             detail, _ = self._nodes(layer)
             on, off = np.array([self._on_and_off(layer, detail, c) for c in range(detail.activation.shape[1])]).T
