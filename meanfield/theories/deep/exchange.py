@@ -12,6 +12,7 @@ classes"). Derivatives go through convolutions as coefficients of polynomials (`
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["ExchangeLayer", "Orbit"]
 
+_FINER = 0.25  # spacing of b
 _CANCELLED = 1e5  # sum of sizes in units of the sum, of an imaginary shared field
 _ONE = KEYS.index((0, 0, 0, 0))  # column of class functions
 
@@ -75,6 +77,14 @@ class ExchangeLayer:
     def nodes(self, setting: Setting) -> ExchangeNodes:
         """Those of a setting."""
         return nodes_of(self.phi, self.n, self.rule, self.maxima, setting)
+
+    def word_nodes(self, setting: Setting) -> ExchangeNodes:
+        """Those for words: finer in a layer without fields h, which smooth cuts in b."""
+        if not setting.covariance.any():
+            with contextlib.suppress(NotCovered):
+                finer = self.rule._replace(beta=_FINER * self.rule.beta)
+                return nodes_of(self.phi, self.n, finer, self.maxima, setting)
+        return self.nodes(setting)
 
     def evaluate(
         self,
@@ -215,7 +225,7 @@ class ExchangeLayer:
 
     def orbits(self, setting: Setting) -> list[Orbit]:
         """Neurons by how many classes they are active on."""
-        nodes, algebra = self.nodes(setting), word_algebra()
+        nodes, algebra = self.word_nodes(setting), word_algebra()
         names = [_ONE, *(len(KEYS) + list(MEANS).index(name) for name in ("b", "b2", "bb"))]
         b, index = nodes.lattice.b, algebra.index
 

@@ -69,7 +69,7 @@ class ClassLaw(NamedTuple):
 
 def class_law(layer: ExchangeLayer, setting: Setting) -> ClassLaw:
     """The law of the fields of one class."""
-    nodes = layer.nodes(setting)
+    nodes = layer.word_nodes(setting)
     lattice, count = nodes.lattice, nodes.count
     mean, on = nodes.means()
     total, scale = np.zeros((2, count, *mean.shape)), -math.inf

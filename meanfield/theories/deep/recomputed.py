@@ -14,9 +14,17 @@ from meanfield.problem.network import Network
 from meanfield.theories.deep.exchange_neurons import ClassLaw, class_law
 from meanfield.theories.deep.free_words import FreeLaw
 from meanfield.theories.deep.reduction import Members, problem_of
-from meanfield.theories.deep.rules import Detail, NotCovered
+from meanfield.theories.deep.rules import Detail, NotCovered, threshold
 from meanfield.theories.deep.solution import DeepSolution
-from meanfield.theories.deep.states import States, exchanged, free_words, layer_nodes, layer_states, mean_kurtosis
+from meanfield.theories.deep.states import (
+    States,
+    exchanged,
+    free_words,
+    kept_fields,
+    layer_nodes,
+    layer_states,
+    mean_kurtosis,
+)
 from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System
 from meanfield.validation import FloatArray, read_only, short
 
@@ -85,7 +93,7 @@ class RecomputedLayers(SolvedPosterior):
             rows = np.argsort(-detail.share)[:MOST_NODES]
             joint, mean = self._system.layers[layer].class_means(setting, detail.beta[rows], c)
             share = share[rows] * joint
-        on = (mean > self._middle).astype(float)
+        on = (mean > threshold(self.network.activation)).astype(float)
         if layer in self._free_laws:
             law = self._free_laws[layer]
             share, mean, on = law.share, law.mean[:, c], law.on[:, c]
@@ -112,10 +120,11 @@ class RecomputedLayers(SolvedPosterior):
     @cached_property
     def _order(self) -> Order:
         s, first = self.solution, self._members.first
-        return Order(
+        order = Order(
             s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first],
             s.delta[:, first], s.t[first],
         )  # fmt: skip
+        return kept_fields(self._system.problem, order)
 
     @property
     def _exchanged(self) -> bool:
@@ -166,11 +175,6 @@ class RecomputedLayers(SolvedPosterior):
         if layer not in self._kept:
             self._kept[layer] = layer_nodes(self._system, self._order, layer)
         return self._kept[layer]
-
-    @property
-    def _middle(self) -> float:
-        middle = self.network.activation.midpoint
-        return 0.0 if middle is None else middle
 
     def _finite(self, what: str) -> None:
         if math.isinf(self.task.n_samples):

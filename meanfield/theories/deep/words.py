@@ -36,6 +36,7 @@ _COARSEST = 3.0  # times that spacing, where there are many nodes
 _TABLE = 0.25  # spacing of tables in h, in units of the noise
 _OWN, _OF_CELL, _FINE = 0.3, 0.25, 0.06  # spacing of h in units of own fields, or of a cell, and of all fields
 _NARROWEST, _BROAD = 1e-3, 0.05  # least own fields in units of all, and where alpha is looked for
+_NO_FIELD = 1e-9  # of the largest fields, for a class that has none
 _FEWEST = 4  # steps of a table on either side of 0, of a class whose field has next to no variance, too
 _MOST, _MOST_AT_ONCE = 12_000_000, 600_000  # nodes times alpha; alpha
 _MOST_VALUES = 20_000_000  # of tables: nodes times values of h
@@ -90,7 +91,8 @@ class WordLaw:
         except NotCovered:
             own, shared = shared_plane(setting.covariance)
             shared = shared @ np.linalg.svd(shared, full_matrices=False)[2].T
-        self.size = np.sqrt(np.diag(setting.covariance))
+        size = np.sqrt(np.diag(setting.covariance))
+        self.size = np.maximum(size, _NO_FIELD * size.max())
         self.shared, self.width = shared, np.maximum(np.sqrt(np.maximum(own, 0.0)), _BROAD * self.size)
         for look in _LOOK:
             self.low, self.high = self._windows(look)
