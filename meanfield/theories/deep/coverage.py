@@ -13,8 +13,9 @@ from meanfield.problem.network import Network
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.symmetry import exchangeable
 from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, kinds_of
+from meanfield.validation import FloatArray
 
-__all__ = ["refuses", "refuses_shares"]
+__all__ = ["one_sample", "refuses", "refuses_shares"]
 
 MOST_ALIKE = 10  # classes that are exchangeable
 
@@ -101,6 +102,18 @@ def refuses_shares(network: Network, task: ClassTask) -> str | None:
     return (
         "given shares of codes tell exchangeable classes apart; such are solved where classes of different targets and "
         f"outputs are {MOST_FIELDS} together at most, got {kinds} and {task.n_outputs}"
+    )
+
+
+def one_sample(task: ClassTask, n: FloatArray) -> str:
+    """In words, if classes of the numbers of samples n (C,), those of equal targets taken together, have one alone: no
+    two samples share K_cc, only its sum with d_c has a meaning, and Newton's equations for both are singular."""
+    named = [str(name) for name, size in zip(task.class_names, n) if abs(size - 1.0) < 1e-9]
+    if not named:
+        return ""
+    which = f"class {named[0]} has" if len(named) == 1 else f"classes {', '.join(named)} have"
+    return (
+        f"{which} one sample, for which the equations determine K_cc + d_c and not both: give it two samples or more; "
     )
 
 

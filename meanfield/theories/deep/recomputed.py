@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +12,7 @@ from meanfield.posterior.parts import Code
 from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.cuts import said_of_layer
 from meanfield.theories.deep.exchange_neurons import ClassLaw, class_law
 from meanfield.theories.deep.free_words import FreeLaw
 from meanfield.theories.deep.reduction import Members, problem_of
@@ -45,9 +47,20 @@ class RecomputedLayers(SolvedPosterior):
         """Codes of any layer: neurons grouped by the classes on which their mean activation is above the midpoint.
 
         Below the last layer a code is soft: the group of neurons, not a delta; its "readout" is the mean field b (C,)
-        that the layers above exert.
+        that the layers above exert. Where codes are those of whole nodes (four unlike classes, and where `WordLaw`
+        would need too large lattices) and a noticeable part of the neurons may have another one, a RuntimeWarning says
+        how many; of the last layer a note and `certificate.cuts` do.
         """
         layer = self._layer(layer) - 1
+        if layer < self.network.depth - 1:
+            states = self._states(layer)
+            said = said_of_layer(layer + 1, float(states.share @ states.unsure))
+            if said:
+                warnings.warn(said, RuntimeWarning, stacklevel=2)
+        return self._codes_of(layer)
+
+    def _codes_of(self, layer: int) -> tuple[Code, ...]:
+        """Codes of layer 0 .. L - 1."""
         if layer == self.network.depth - 1:
             return self.codes
         states = self._states(layer)
@@ -190,7 +203,7 @@ class RecomputedLayers(SolvedPosterior):
 
     def _word(self, code: object, layer: int) -> str:
         """Pattern over the reduced classes of a code of a layer."""
-        known = self.layer_codes(layer + 1)
+        known = self._codes_of(layer)
         if isinstance(code, Code):
             code = code.pattern
         if isinstance(code, (int, np.integer)) and not isinstance(code, bool) and 0 <= code < len(known):

@@ -24,7 +24,7 @@ from meanfield.theories.deep.branches import (
     prior_branch,
     refined,
 )
-from meanfield.theories.deep.coverage import refuses, refuses_shares
+from meanfield.theories.deep.coverage import one_sample, refuses, refuses_shares
 from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_words
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
@@ -381,6 +381,8 @@ def _posterior(
         f"order parameters, wanted {allowed:.1e}: start from a neighbouring problem with warm_start, or ask for less "
         "with rtol"
     )
+    if not good and not linear:
+        message = one_sample(task, alike.variances(system.problem.n)) + message
     if silent is not None and (silent.free_energy > phi if good else silent.likely):
         status, message = Status.NO_MAXIMUM, silent.words(phi if good else None)
     top = proof.top or system.combined(found.averages)[-1]

@@ -15,7 +15,9 @@ from meanfield.posterior.certificate import UnstableFractions
 from meanfield.sampling.expected import expected
 from meanfield.sampling.statistics import as_draws, observables
 from meanfield.theories.deep import first_order
+from meanfield.theories.deep.coverage import one_sample
 from meanfield.theories.deep.newton import Found
+from meanfield.theories.deep.solve import solve_deep
 
 NETWORK = mf.Network("sigmoid", depth=2)
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
@@ -350,3 +352,13 @@ def test_picture_of_branches():
     with pytest.raises(ValueError, match="only deep networks"):
         plot.plot_branches(mf.sweep(mf.Network("sigmoid"), ONE_HOT, off=[0.2], progress=False))
     plt.close("all")
+
+
+def test_one_sample_of_a_class_is_said_to_be():
+    """Its K_cc and d_c are one number: Newton's method does not end, which was "residual too large" alone."""
+    task = mf.class_task([0.2, 0.8], targets=[1, -0.5], n_samples=5, class_names=["rare", "common"])
+    post = solve_deep(NETWORK, task, 1.0, competitors=False, second=False)
+    assert post.status != "optimal"
+    assert post.solution.message.startswith("class rare has one sample")
+    assert not one_sample(task, np.array([1.5, 3.5]))
+    assert one_sample(task, np.ones(2)).startswith("classes rare, common have one sample")
