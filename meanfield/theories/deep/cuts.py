@@ -11,7 +11,7 @@ from meanfield.theories.deep.solution import CodeCut
 from meanfield.theories.deep.system import Order, System
 from meanfield.validation import FloatArray
 
-__all__ = ["code_cuts", "said_of_cuts", "said_of_words"]
+__all__ = ["code_cuts", "said_of_cuts", "said_of_layer", "said_of_words"]
 
 _MANY = 1e-3  # share of a code's neurons at its cut, or of all between two codes, from which on it is said
 
@@ -43,11 +43,17 @@ def said_of_cuts(cuts: tuple[CodeCut, ...]) -> list[str]:
 def said_of_words(cuts: tuple[CodeCut, ...], share: FloatArray) -> list[str]:
     """A note if many neurons may have another code than they are counted for, else none."""
     unsure = float(share @ [cut.share for cut in cuts]) if cuts else 0.0
-    if unsure <= _MANY:
-        return []
-    return [
-        f"codes overlap: about {100.0 * unsure:.2g} % of the neurons may have another code than that of the node they "
-        "are counted at (certificate.cuts has the part by code); weights, readouts and activations of codes are those "
-        "of whole nodes and may be wrong by twice that and more, take them from drawn neurons; t, kernels and outputs "
-        "do not depend on it"
-    ]
+    return [_overlapping("codes", unsure, " (certificate.cuts has the part by code)")] if unsure > _MANY else []
+
+
+def said_of_layer(layer: int, unsure: float) -> str:
+    """The same of layer 1 .. L - 1, of whose neurons the part `unsure` may have another code; "" if there are few."""
+    return _overlapping(f"codes of layer {layer}", unsure, "") if unsure > _MANY else ""
+
+
+def _overlapping(codes: str, unsure: float, where: str) -> str:
+    return (
+        f"{codes} overlap: about {100.0 * unsure:.2g} % of the neurons may have another code than that of the node "
+        f"they are counted at{where}; weights, readouts and activations of codes are those of whole nodes and may be "
+        "wrong by twice that and more, take them from drawn neurons; t, kernels and outputs do not depend on it"
+    )

@@ -12,6 +12,7 @@ classes"). Derivatives go through convolutions as coefficients of polynomials (`
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -39,8 +40,9 @@ from meanfield.validation import FloatArray
 
 __all__ = ["ExchangeLayer", "Orbit"]
 
+_FINER = 0.25  # spacing of b
 _CANCELLED = 1e5  # sum of sizes in units of the sum, of an imaginary shared field
-_ONE, _PHI = KEYS.index((0, 0, 0, 0)), len(KEYS) + list(MEANS).index("b")  # columns of class functions
+_ONE = KEYS.index((0, 0, 0, 0))  # column of class functions
 
 
 class Orbit(NamedTuple):
@@ -76,6 +78,14 @@ class ExchangeLayer:
         """Those of a setting."""
         return nodes_of(self.phi, self.n, self.rule, self.maxima, setting)
 
+    def word_nodes(self, setting: Setting) -> ExchangeNodes:
+        """Those for words: finer in a layer without fields h, which smooth cuts in b."""
+        if not setting.covariance.any():
+            with contextlib.suppress(NotCovered):
+                finer = self.rule._replace(beta=_FINER * self.rule.beta)
+                return nodes_of(self.phi, self.n, finer, self.maxima, setting)
+        return self.nodes(setting)
+
     def evaluate(
         self,
         setting: Setting,
@@ -98,7 +108,7 @@ class ExchangeLayer:
         algebra = (curvature_algebra if curvature else averages_algebra)(nodes.numbers.fields)
         coded = self.last and bool(curvature)
         factor, column = class_coefficients(algebra)
-        parts = self.parts(nodes, nodes.columns(4 if curvature else 2), coded, _PHI)
+        parts = self.parts(nodes, nodes.columns(4 if curvature else 2), coded)
         top, totals = self.totals(nodes, algebra, ((log, factor * v[..., column]) for log, v in parts))
         whole = self._averages(setting, nodes, algebra, top, totals.sum(axis=0), bool(curvature))
         if coded:
@@ -108,19 +118,17 @@ class ExchangeLayer:
             whole = replace(whole, codes=codes)
         return whole, None
 
-    def parts(
-        self, nodes: ExchangeNodes, columns: FloatArray, split: bool, at: int
-    ) -> Iterator[tuple[float, FloatArray]]:
+    def parts(self, nodes: ExchangeNodes, columns: FloatArray, split: bool) -> Iterator[tuple[float, FloatArray]]:
         """For every alpha the weight of a class times its class functions (parts, B, K), in units of exp(ln of a
-        scale): two parts where that is to be `split`, of b where phi, whose mean is in column `at`, is below and above
-        its midpoint."""
-        up = None
+        scale): two parts where that is to be `split`, of neurons that are inactive and active on the class."""
+        on = nodes.means()[1] if split else None
         for near, terms in nodes.terms():
             top = float(terms.real.max())
-            v = np.matmul(np.exp(terms - top)[:, None, :], columns[:, near])[:, 0]
-            if split:
-                up = nodes.active(up, v[:, 0], v[:, at])
-                v = np.stack([np.where(up[:, None], 0.0, v), np.where(up[:, None], v, 0.0)])
+            weight = np.exp(terms - top)[:, None, :]
+            v = np.matmul(weight, columns[:, near])[:, 0]
+            if on is not None:
+                up = np.matmul(weight * on[:, None, near], columns[:, near])[:, 0]
+                v = np.stack([v - up, up])
             yield top, nodes.spread(v if split else v[None])
 
     def totals(
@@ -217,7 +225,7 @@ class ExchangeLayer:
 
     def orbits(self, setting: Setting) -> list[Orbit]:
         """Neurons by how many classes they are active on."""
-        nodes, algebra = self.nodes(setting), word_algebra()
+        nodes, algebra = self.word_nodes(setting), word_algebra()
         names = [_ONE, *(len(KEYS) + list(MEANS).index(name) for name in ("b", "b2", "bb"))]
         b, index = nodes.lattice.b, algebra.index
 
@@ -231,7 +239,7 @@ class ExchangeLayer:
                     found[part, :, index(**{f"{name}{part}": 1})] = value
             return found
 
-        parts = self.parts(nodes, nodes.columns(2)[..., names], True, 1)
+        parts = self.parts(nodes, nodes.columns(2)[..., names], True)
         _, totals = self.totals(nodes, algebra, ((log, coefficients(v)) for log, v in parts))
         found = []
         for k, total in enumerate(totals):

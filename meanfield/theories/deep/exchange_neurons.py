@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.theories.deep.compiled.generated.site import KEYS, ORDERS
+from meanfield.theories.deep.compiled.generated.site import KEYS
 from meanfield.theories.deep.exchange import ExchangeLayer
-from meanfield.theories.deep.exchange_nodes import ExchangeNodes
 from meanfield.theories.deep.exchange_sums import power, through
 from meanfield.theories.deep.monomials import moment_algebra
 from meanfield.theories.deep.rules import Setting
-from meanfield.theories.deep.site import site_derivatives
 from meanfield.validation import FloatArray
 
 __all__ = ["ClassLaw", "class_law", "drawn", "mean_powers"]
@@ -61,33 +59,25 @@ class ClassLaw(NamedTuple):
 
         return density
 
-    def on_and_off(self, middle: float) -> tuple[float, float]:
+    def on_and_off(self) -> tuple[float, float]:
         """Mean of <phi> over neurons where it is above and below the midpoint."""
-        share, on = self.of(None, 0), self.mean > middle
+        below, over = self.weight.sum(axis=1)
         with np.errstate(invalid="ignore"):
-            active, silent = ((share * self.mean * kind).sum() / (share * kind).sum() for kind in (on, ~on))
+            active, silent = ((share * self.mean).sum() / share.sum() for share in (over, below))
         return float(active), float(silent)
-
-
-def _means(nodes: ExchangeNodes) -> FloatArray:
-    """(R, H) mean of phi at fields b and h."""
-    s = nodes.numbers
-    found = site_derivatives(nodes.sites(), nodes.b, nodes.lattice.h, s.d, s.delta, 1)[1]
-    return np.asarray(found[ORDERS.index((1, 0))])
 
 
 def class_law(layer: ExchangeLayer, setting: Setting) -> ClassLaw:
     """The law of the fields of one class."""
-    nodes = layer.nodes(setting)
+    nodes = layer.word_nodes(setting)
     lattice, count = nodes.lattice, nodes.count
-    mean, up = _means(nodes), None
+    mean, on = nodes.means()
     total, scale = np.zeros((2, count, *mean.shape)), -math.inf
     for i, (prior, (near, terms)) in enumerate(zip(nodes.prior(), nodes.terms())):
         top = float(terms.real.max())
         weight = np.exp(terms - top)
-        one = weight.sum(axis=1)
-        up = nodes.active(up, one, (weight * mean[:, near]).sum(axis=1))
-        parts = nodes.spread(np.stack([np.where(up, 0.0, one), np.where(up, one, 0.0)])[..., None])
+        split = weight * np.stack([1.0 - on[:, near], on[:, near]])
+        parts = nodes.spread(split.sum(axis=2)[..., None])
         whole = parts[..., 0].sum(axis=0)
         height, rest = nodes.others(i, whole, power(np.ascontiguousarray(parts.transpose(0, 2, 1)), count - 1, _PLAIN))
         rest = rest[:, nodes.rows]
@@ -95,9 +85,7 @@ def class_law(layer: ExchangeLayer, setting: Setting) -> ClassLaw:
         if log > scale:
             total *= math.exp(scale - log) if math.isfinite(scale) else 0.0
             scale = log
-        both = math.exp(log - scale) * (rest[:, :, None] * weight).real
-        total[0][:, :, near] += np.where(up[:, None], 0.0, both)
-        total[1][:, :, near] += np.where(up[:, None], both, 0.0)
+        total[:, :, :, near] += math.exp(log - scale) * (rest[:, :, None] * split[:, None]).real
     s = nodes.numbers
     return ClassLaw(total, nodes.b, lattice.h, nodes.g, mean, s.d, s.delta)
 
@@ -113,7 +101,7 @@ def mean_powers(layer: ExchangeLayer, setting: Setting) -> FloatArray:
         found[..., single] = v
         return found
 
-    parts = layer.parts(nodes, nodes.columns(4)[..., columns], False, 1)
+    parts = layer.parts(nodes, nodes.columns(4)[..., columns], False)
     total = layer.totals(nodes, algebra, ((log, coefficients(v)) for log, v in parts))[1][0]
     found, pairs = np.zeros((5, 5)), nodes.count * (nodes.count - 1)
     found[0, 0] = 1.0

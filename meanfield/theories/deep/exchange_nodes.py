@@ -18,10 +18,10 @@ from meanfield.theories.deep.class_tables import class_columns
 from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.exchange_sums import halves, power, through
 from meanfield.theories.deep.maxima import Maxima
-from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
+from meanfield.theories.deep.rules import NotCovered, Rule, Setting, above, activation_range, threshold
 from meanfield.theories.deep.site import SiteNodes, site_derivatives, site_rule, site_values
 from meanfield.theories.deep.work import spend
-from meanfield.validation import BoolArray, FloatArray, IntArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["ExchangeNodes", "Lattice", "Numbers", "OrbitMaxima", "nodes_of"]
 
@@ -69,11 +69,13 @@ class Numbers(NamedTuple):
 
 
 class Lattice(NamedTuple):
-    """b (B,), h (H,) and their steps; alpha (A,), its step, and for each of them which h and ln of their weights."""
+    """b (B,) and its step, h (H,) and how far nodes of it are apart for different alpha; alpha (A,), its step, and for
+    each of them which h and ln of their weights."""
 
     b: FloatArray
     step: float
     h: FloatArray
+    cell: float
     alpha: FloatArray
     alpha_step: float
     law: Callable[[int], tuple[slice, FloatArray]]
@@ -111,13 +113,14 @@ class ExchangeNodes:
         found[..., self.rows, :] = value
         return found
 
-    def active(self, known: BoolArray | None, one: FloatArray, phi: FloatArray) -> BoolArray:
-        """(R,) where the mean of phi is above its midpoint, from the weight (R,) and sum of phi (R,) at one value of
-        alpha; with an imaginary alpha, which is no field of neurons, as `known` from the first."""
-        if known is not None and self.numbers.common < 0.0:
-            return known
-        middle = 0.5 * sum(activation_range(self.phi))
-        return np.asarray((phi * np.conj(one)).real > middle * np.abs(one) ** 2)
+    def means(self) -> tuple[FloatArray, FloatArray]:
+        """(R, H) mean of phi at b and h, and which part of their cells has it above its midpoint: those neurons are
+        active on a class."""
+        s, lattice, axes = self.numbers, self.lattice, ((1, 0), (2, 0), (1, 1))
+        found = site_derivatives(self.sites(), self.b, lattice.h, s.d, s.delta, 2)[1]
+        mean, by_b, by_h = (found[ORDERS.index(axis)] for axis in axes)
+        sides = np.abs([by_b * lattice.step, by_h * lattice.cell])
+        return mean, above(mean - threshold(self.phi), sides.min(axis=0), sides.max(axis=0))
 
     def prior(self) -> FloatArray:
         """(A,) ln of the weight of the nodes in alpha under their prior."""
@@ -313,7 +316,7 @@ def _lattice(
     nodes = of_b * np.asarray(index + offset, dtype=float)
     if not s.fields:
         none = np.zeros(1)
-        return Lattice(nodes, of_b, none, none, 1.0, lambda i: (slice(0, 1), none))
+        return Lattice(nodes, of_b, none, 0.0, none, 1.0, lambda i: (slice(0, 1), none))
     real = s.common >= 0.0
     if real:
         lowest, offset = math.floor(alpha[0] / of_alpha), rule.offset
@@ -325,7 +328,8 @@ def _lattice(
         x, weight = np.polynomial.hermite_e.hermegauss(_HERMITE if s.wide > 0.0 else 1)
         h: FloatArray = (shift[:, None] + math.sqrt(s.wide) * x).ravel()
         own = np.log(weight / weight.sum())
-        return Lattice(nodes, of_b, h, at, of_alpha, lambda i: (slice(i * len(x), (i + 1) * len(x)), own))
+        cell = math.sqrt(s.common) * of_alpha
+        return Lattice(nodes, of_b, h, cell, at, of_alpha, lambda i: (slice(i * len(x), (i + 1) * len(x)), own))
     span = math.sqrt(s.wide) * math.sqrt(2.0 * (rule.depth + _MARGIN)) + s.wide * push
     low, high = (float(shift.min()), float(shift.max())) if real else (0.0, 0.0)
     h = np.asarray(
@@ -341,7 +345,7 @@ def _lattice(
         near = slice(*np.searchsorted(h, [shift[i] - span, shift[i] + span]))
         return near, constant - 0.5 * (h[near] - shift[i]) ** 2 / s.wide
 
-    return Lattice(nodes, of_b, h, at, of_alpha, law)
+    return Lattice(nodes, of_b, h, of_h, at, of_alpha, law)
 
 
 def _log_v(s: Numbers, lattice: Lattice, g: FloatArray) -> tuple[FloatArray, float]:

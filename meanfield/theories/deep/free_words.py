@@ -15,9 +15,9 @@ from scipy.interpolate import CubicSpline
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.nodes import LayerNodes
-from meanfield.theories.deep.rules import NotCovered, Setting, activation_range, threshold
+from meanfield.theories.deep.rules import NotCovered, Setting, above, activation_range, threshold
 from meanfield.theories.deep.site import site_rule, site_table
-from meanfield.theories.deep.words import OfWord, above
+from meanfield.theories.deep.words import OfWord
 from meanfield.validation import FloatArray
 
 __all__ = ["FreeLaw", "free_law"]

@@ -158,7 +158,7 @@ class DeepPosterior(LayerDensities):
         given = system.codes and layer == self.network.depth - 1
         own = words[pick[row]] if given else code_words(phi, active)  # neurons of a node may be on both sides of a cut
         label = {word: "-".join(self._members.word(word)) for word in own.tolist()}
-        full = list(dict.fromkeys([*(code.label for code in self.layer_codes(layer + 1)), *label.values()]))
+        full = list(dict.fromkeys([*(code.label for code in self._codes_of(layer)), *label.values()]))
         part = np.array([full.index(label[word]) for word in own], dtype=np.intp)
         readouts = np.empty((n, 0))
         if layer == self.network.depth - 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import cached_property
 
 import numpy as np
@@ -11,12 +12,21 @@ from meanfield.posterior.parts import Code
 from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.cuts import said_of_layer
 from meanfield.theories.deep.exchange_neurons import ClassLaw, class_law
 from meanfield.theories.deep.free_words import FreeLaw
 from meanfield.theories.deep.reduction import Members, problem_of
-from meanfield.theories.deep.rules import Detail, NotCovered
+from meanfield.theories.deep.rules import Detail, NotCovered, threshold
 from meanfield.theories.deep.solution import DeepSolution
-from meanfield.theories.deep.states import States, exchanged, free_words, layer_nodes, layer_states, mean_kurtosis
+from meanfield.theories.deep.states import (
+    States,
+    exchanged,
+    free_words,
+    kept_fields,
+    layer_nodes,
+    layer_states,
+    mean_kurtosis,
+)
 from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System
 from meanfield.validation import FloatArray, read_only, short
 
@@ -37,9 +47,20 @@ class RecomputedLayers(SolvedPosterior):
         """Codes of any layer: neurons grouped by the classes on which their mean activation is above the midpoint.
 
         Below the last layer a code is soft: the group of neurons, not a delta; its "readout" is the mean field b (C,)
-        that the layers above exert.
+        that the layers above exert. Where codes are those of whole nodes (four unlike classes, and where `WordLaw`
+        would need too large lattices) and a noticeable part of the neurons may have another one, a RuntimeWarning says
+        how many; of the last layer a note and `certificate.cuts` do.
         """
         layer = self._layer(layer) - 1
+        if layer < self.network.depth - 1:
+            states = self._states(layer)
+            said = said_of_layer(layer + 1, float(states.share @ states.unsure))
+            if said:
+                warnings.warn(said, RuntimeWarning, stacklevel=2)
+        return self._codes_of(layer)
+
+    def _codes_of(self, layer: int) -> tuple[Code, ...]:
+        """Codes of layer 0 .. L - 1."""
         if layer == self.network.depth - 1:
             return self.codes
         states = self._states(layer)
@@ -67,7 +88,7 @@ class RecomputedLayers(SolvedPosterior):
         own = self._members
         if self._exchanged:
             count = len(self._system.problem.n)
-            on, off = (np.full(count, value) for value in self._class_law(layer).on_and_off(self._middle))
+            on, off = (np.full(count, value) for value in self._class_law(layer).on_and_off())
         else:
             detail, _ = self._nodes(layer)
             on, off = np.array([self._on_and_off(layer, detail, c) for c in range(detail.activation.shape[1])]).T
@@ -85,7 +106,7 @@ class RecomputedLayers(SolvedPosterior):
             rows = np.argsort(-detail.share)[:MOST_NODES]
             joint, mean = self._system.layers[layer].class_means(setting, detail.beta[rows], c)
             share = share[rows] * joint
-        on = (mean > self._middle).astype(float)
+        on = (mean > threshold(self.network.activation)).astype(float)
         if layer in self._free_laws:
             law = self._free_laws[layer]
             share, mean, on = law.share, law.mean[:, c], law.on[:, c]
@@ -112,10 +133,11 @@ class RecomputedLayers(SolvedPosterior):
     @cached_property
     def _order(self) -> Order:
         s, first = self.solution, self._members.first
-        return Order(
+        order = Order(
             s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first],
             s.delta[:, first], s.t[first],
         )  # fmt: skip
+        return kept_fields(self._system.problem, order)
 
     @property
     def _exchanged(self) -> bool:
@@ -167,11 +189,6 @@ class RecomputedLayers(SolvedPosterior):
             self._kept[layer] = layer_nodes(self._system, self._order, layer)
         return self._kept[layer]
 
-    @property
-    def _middle(self) -> float:
-        middle = self.network.activation.midpoint
-        return 0.0 if middle is None else middle
-
     def _finite(self, what: str) -> None:
         if math.isinf(self.task.n_samples):
             raise ValueError(f"{what} is a sum of deltas at P = infinity; read .codes, or give a finite n_samples.")
@@ -186,7 +203,7 @@ class RecomputedLayers(SolvedPosterior):
 
     def _word(self, code: object, layer: int) -> str:
         """Pattern over the reduced classes of a code of a layer."""
-        known = self.layer_codes(layer + 1)
+        known = self._codes_of(layer)
         if isinstance(code, Code):
             code = code.pattern
         if isinstance(code, (int, np.integer)) and not isinstance(code, bool) and 0 <= code < len(known):

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _AT_MIDPOINT = 1e-9  # of the range of phi
+_CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
 
 
 class NotCovered(ValueError):
@@ -148,6 +149,16 @@ def threshold(phi: Activation) -> float:
     where a class is at the midpoint in all neurons, as of odd phi one with the target 0."""
     low, high = activation_range(phi)
     return 0.5 * (low + high) + _AT_MIDPOINT * (high - low)
+
+
+def above(excess: FloatArray, across: FloatArray, along: FloatArray) -> FloatArray:
+    """Part of a cell in which a linear function is positive: its value in the middle, and changes over both sides."""
+    wide = np.maximum(np.maximum(across, along), 1e-100)
+    narrow = np.maximum(np.minimum(across, along), 1e-6 * wide)
+    ends = [0.5 * np.maximum(excess + sign * 0.5 * (wide + other * narrow), 0.0) ** 2 for sign, other in _CORNERS]
+    part = (ends[0] - ends[1] - ends[2] + ends[3]) / (wide * narrow)
+    outside = np.abs(excess) >= 0.5 * (wide + narrow)
+    return np.where(outside, excess > 0.0, np.clip(part, 0.0, 1.0))
 
 
 def code_words(phi: Activation, mean: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ from meanfield.theories.deep.exchange_neurons import mean_powers
 from meanfield.theories.deep.free_words import FreeLaw, free_law
 from meanfield.theories.deep.products import MeanMoments
 from meanfield.theories.deep.rules import Detail, NotCovered, Setting, code_words, threshold
-from meanfield.theories.deep.system import Order, System
+from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.theories.deep.words import OfWord, WordLaw
 from meanfield.validation import FloatArray
 
@@ -22,6 +22,7 @@ __all__ = [
     "States",
     "exchanged",
     "free_words",
+    "kept_fields",
     "layer_nodes",
     "layer_states",
     "mean_kurtosis",
@@ -36,6 +37,7 @@ _LOOKED_AT = 4000  # nodes, the heaviest ones, or at once
 _NOTHING, _FEW, _LIGHT = 1e-10, 1000, 1e-6  # share of a node that does not count; of all that do not, of more nodes
 _FAINT = 1e-8  # share of a node whose cell is not split
 _DRAWN = 2000  # neurons
+_ROUNDING = 1e-8  # of the largest kernel or conjugate, of a class of target 0
 _NOISE = np.linspace(-6.5, 6.5, 131)
 
 
@@ -65,6 +67,21 @@ class States:
     variance: FloatArray
     second_beta: FloatArray
     unsure: FloatArray
+
+
+def kept_fields(problem: DeepProblem, order: Order) -> Order:
+    """Order parameters without what rounding, the square root of which is a field, leaves of classes that have none.
+
+    Of odd phi all preactivations of a class of target 0 may change sign: unless that symmetry is broken it shares
+    nothing with itself or others, and all of its neurons are at the midpoint.
+    """
+    none = np.flatnonzero(~problem.y.any(axis=1)) if problem.phi.parity == "odd" else np.empty(0, dtype=np.intp)
+    kernel, tilde, t = order.kernel.copy(), order.tilde.copy(), order.t.copy()
+    for matrix, c in itertools.product((*kernel, *tilde), none):
+        if matrix[c, c] < _ROUNDING * matrix.max():
+            matrix[c] = matrix[:, c] = 0.0
+    t[none] = 0.0
+    return replace(order, kernel=kernel, tilde=tilde, t=t)
 
 
 def layer_nodes(system: System, order: Order, layer: int) -> tuple[Detail, FloatArray]:
@@ -325,7 +342,7 @@ def exchanged(system: System, order: Order, layer: int) -> States:
 
 def top_states(system: System, order: Order) -> States:
     """Codes of the last layer."""
-    top = system.problem.depth - 1
+    top, order = system.problem.depth - 1, kept_fields(system.problem, order)
     if system.exchanged:
         return exchanged(system, order, top)
     return layer_states(system, order, top, *layer_nodes(system, order, top))

@@ -21,11 +21,11 @@ from scipy.special import ndtr
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.fields import shared_field, shared_plane
-from meanfield.theories.deep.rules import NotCovered, Setting, activation_range, threshold
+from meanfield.theories.deep.rules import NotCovered, Setting, above, activation_range, threshold
 from meanfield.theories.deep.site import site_rule
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["OfWord", "WordLaw", "above"]
+__all__ = ["OfWord", "WordLaw"]
 
 _REACH, _LOOK = 7.5, (10.0, 20.0, 40.0)  # standard deviations of own fields, of alpha where its weight is looked for
 _ROUGH, _DEPTH = 0.3, 17.0  # spacing of alpha there, and how many nats of its weight are kept
@@ -36,7 +36,7 @@ _COARSEST = 3.0  # times that spacing, where there are many nodes
 _TABLE = 0.25  # spacing of tables in h, in units of the noise
 _OWN, _OF_CELL, _FINE = 0.3, 0.25, 0.06  # spacing of h in units of own fields, or of a cell, and of all fields
 _NARROWEST, _BROAD = 1e-3, 0.05  # least own fields in units of all, and where alpha is looked for
-_CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
+_NO_FIELD = 1e-9  # of the largest fields, for a class that has none
 _FEWEST = 4  # steps of a table on either side of 0, of a class whose field has next to no variance, too
 _MOST, _MOST_AT_ONCE = 12_000_000, 600_000  # nodes times alpha; alpha
 _MOST_VALUES = 20_000_000  # of tables: nodes times values of h
@@ -91,7 +91,8 @@ class WordLaw:
         except NotCovered:
             own, shared = shared_plane(setting.covariance)
             shared = shared @ np.linalg.svd(shared, full_matrices=False)[2].T
-        self.size = np.sqrt(np.diag(setting.covariance))
+        size = np.sqrt(np.diag(setting.covariance))
+        self.size = np.maximum(size, _NO_FIELD * size.max())
         self.shared, self.width = shared, np.maximum(np.sqrt(np.maximum(own, 0.0)), _BROAD * self.size)
         for look in _LOOK:
             self.low, self.high = self._windows(look)
@@ -316,13 +317,3 @@ def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray, reach: flo
         mean = first / total
         found[:, part] = np.log(total) + top, mean, second / total - mean**2
     return h, *found
-
-
-def above(excess: FloatArray, across: FloatArray, along: FloatArray) -> FloatArray:
-    """Part of a cell in which a linear function is positive: its value in the middle, and changes over both sides."""
-    wide = np.maximum(np.maximum(across, along), 1e-100)
-    narrow = np.maximum(np.minimum(across, along), 1e-6 * wide)
-    ends = [0.5 * np.maximum(excess + sign * 0.5 * (wide + other * narrow), 0.0) ** 2 for sign, other in _CORNERS]
-    part = (ends[0] - ends[1] - ends[2] + ends[3]) / (wide * narrow)
-    outside = np.abs(excess) >= 0.5 * (wide + narrow)
-    return np.where(outside, excess > 0.0, np.clip(part, 0.0, 1.0))

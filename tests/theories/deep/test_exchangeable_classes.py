@@ -4,14 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from deep_oracles import Weight, _root, layer_means, plain_averages
+from deep_oracles import Site, Weight, _root, layer_means, plain_averages
 from scipy.linalg import block_diag
+from scipy.stats import norm, qmc
 
 import meanfield as mf
 from meanfield.theories.deep.branches import coding_branch
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.exchange import ExchangeLayer
-from meanfield.theories.deep.exchange_neurons import mean_powers
+from meanfield.theories.deep.exchange_neurons import class_law, mean_powers
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.products import MeanMoments, pairs_of
 from meanfield.theories.deep.reduction import problem_of
@@ -199,3 +200,31 @@ def test_what_is_refused(two):
         two.frozen(dict.fromkeys(("11000", "00111"), 0.5))
     with pytest.raises(ValueError, match="up to 3 classes of different targets"):
         two.one_loop()
+
+
+@pytest.mark.parametrize("fields", [False, True])
+def test_words_are_those_of_each_neuron(fields):
+    """Shares of words by Sobol points over both fields of all classes; of whole nodes they were 2e-2 off."""
+    phi, count, size = mf.Network("sigmoid").activation, 3, 9.0
+    ones = np.ones((count, count))
+    root = np.linalg.cholesky(0.6 * np.eye(count) - 0.15 * ones)
+    covariance = (0.2 * np.eye(count) + 0.1 * ones) * fields
+    given = Setting(root, covariance, np.full(count, 0.4), np.full(count, -0.2))
+    layer = ExchangeLayer(phi, np.full(count, size), FINE)
+    mine = {orbit.active: orbit for orbit in layer.orbits(given)}
+    law = class_law(layer, given)
+    site, found = Site(phi, 0.4, -0.2), []
+    for seed in range(6):
+        x = norm.ppf(qmc.Sobol(2 * count, seed=seed).random_base2(12))
+        b = x[:, :count] @ root.T
+        h = x[:, count:] @ np.linalg.cholesky(covariance + 1e-30 * np.eye(count)).T
+        g = np.array([site(b[:, c], h[:, c]) for c in range(count)])
+        weight = np.exp(size * g[:, 0].sum(axis=0))
+        weight /= weight.sum()
+        on = g[:, 1] > 0.5
+        active = [float(weight @ (on.sum(axis=0) == k)) for k in range(count + 1)]
+        above = [float((weight * g[c, 1] * on[c]).sum() / (weight * on[c]).sum()) for c in range(count)]
+        found.append([*active, np.mean(above)])
+    mean, error = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
+    values = [mine[k].share if k in mine else 0.0 for k in range(count + 1)]
+    np.testing.assert_array_less(np.abs([*values, law.on_and_off()[0]] - mean), 5.0 * error + 5e-4)

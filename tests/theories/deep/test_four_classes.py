@@ -197,6 +197,15 @@ def test_lattices_are_refined_until_the_error_is_what_was_asked_for(four, monkey
     assert apart[1] < 0.3 * apart[0]
 
 
+def test_codes_of_whole_nodes_are_said_to_be(four):
+    """Of the first layer, too, about which no note is printed: 29 % of its neurons and nothing said, at P = 40."""
+    states = four._states(0)
+    part = float(states.share @ states.unsure)
+    assert part > 1e-2
+    with pytest.warns(RuntimeWarning, match=f"codes of layer 1 overlap: about {100.0 * part:.2g} %"):
+        four.layer_codes(1)
+
+
 def test_neurons_of_four_classes(four):
     """Means over drawn neurons of both layers against the kernels of the theory, within five standard errors."""
     for layer in (1, 2):

@@ -102,3 +102,15 @@ def test_a_class_without_a_field_is_not_active():
         warnings.simplefilter("error")
         post = mf.solve(mf.Network("tanh", 2), mf.class_task(targets=[1, 0, -1], n_samples=100), 0.05)
     assert {code.pattern for code in post.codes} == {"100", "001"}
+
+
+def test_rounding_in_a_kernel_is_no_field():
+    """The same with K of 1e-17, the square root of which is 3e-9: 110 and 011 were .13 each."""
+    task = mf.class_task([0.5, 0.2, 0.3], targets=[1, 0, -1], n_samples=60)
+    post = mf.solve(mf.Network("tanh", 2), task, 0.3)
+    for layer in (1, 2):
+        shares = {code.pattern: code.weight for code in post.layer_codes(layer)}
+        assert shares == pytest.approx({"100": 0.5, "001": 0.5}, abs=1e-6)
+        found = post.separation(layer)
+        assert np.isnan(found["on"][1])
+        assert found["off"][1] == pytest.approx(0.0, abs=1e-12)
