@@ -135,9 +135,12 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
 
 
 def coding_and_starts(
-    problem: DeepProblem, tolerance: float, report: Report | None = None
+    problem: DeepProblem, tolerance: float, report: Report | None = None, brief: bool = False
 ) -> tuple[System, Found, list[Way] | None]:
-    """The same, and the starts at the coarse quadrature that were not needed; None where some before led to none."""
+    """The same, and the starts at the coarse quadrature that were not needed; None where some before led to none.
+
+    `brief`: without the ascent on lattices around peaks, which takes longer than all others.
+    """
     if problem.depth > 2 and problem.n_samples > _CLIMB:
         return *climbed(problem, tolerance, report), []
     many = problem.n_samples > _MANY
@@ -149,7 +152,8 @@ def coding_and_starts(
         starts.insert(len(starts) - 1, partial(from_few, problem, _ROUGH, report))
     if (problem.depth > 2 or (many and not patched(problem) and problem.depth == 2)) and len(problem.n) > 2:
         starts.insert(0, partial(_from_response, problem, report))
-    others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
+    last = (_from_fewer,) if brief else (_from_fewer, _from_ascent)
+    others = [partial(way, problem, tolerance, report) for way in last]
     if patched(problem):
         others.reverse()
     elif problem.depth > 1:

@@ -118,3 +118,10 @@ def test_limits_of_many_samples_say_it():
         mf.solve(mf.Network("step", 3, readout_exponent=1 / 3), task, 0.1)
     assert any("fall silent" in note for note in mf.solve(NETWORK, task, 0.1).notes)
     assert mf.solve(mf.Network("step", 2, readout_exponent=0.5), task, 0.1).status == "optimal"
+
+
+def test_the_default_task_of_three_layers_is_told_soon():
+    """A search around peaks, which no limit of work counts, is not made where neurons fall silent."""
+    task = mf.class_task(targets=[1, -1], n_samples=100)
+    with pytest.raises(mf.ConvergenceError, match="fall silent"):
+        mf.solve(mf.Network("step", 3), task, 0.05, progress=False)
