@@ -14,7 +14,7 @@ from meanfield.activations.density import _pieces
 from meanfield.theories.deep.free_words import FreeLaw
 from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
 from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.states import free_words, word_law
+from meanfield.theories.deep.states import word_law
 from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["LayerDensities"]
@@ -130,20 +130,22 @@ class LayerDensities(RecomputedLayers):
             law = self._class_law(layer)
             return law.density(self.network.activation, law.of(None if code is None else self._word(code, layer), c))
         detail, words = self._nodes(layer)
-        setting, parts, split = system.setting(order, layer), [], None
+        setting, parts, free = system.setting(order, layer), [], None
         word = None if code is None else self._word(code, layer)
         if word is not None and not (system.codes and layer == system.problem.depth - 1):
-            with contextlib.suppress(NotCovered):  # then words of nodes, see `certificate.cuts`
-                if setting.covariance.any():
+            if not setting.covariance.any():
+                free = self._free_law(layer)
+            else:
+                with contextlib.suppress(NotCovered):  # then words of nodes, see `certificate.cuts`
                     sure, whole, some, of_words = word_law(system, order, layer, detail)
                     if of_words is not None:
                         h, joint, g = of_words.of_field(word, c)
                         parts.append(_Part(some.share, of_words.b[:, c], h, joint, g))
                     detail, words = sure, whole
-                else:
-                    split = _by_field(free_words(system, order, layer, detail), word, setting.root[c])
-        beta, share = detail.beta, detail.share if word is None else np.where(words == word, detail.share, 0.0)
-        beta, share = split or (beta, share)
+        if free is not None and word is not None:
+            beta, share = _by_field(free, word, setting.root[c])
+        else:
+            beta, share = detail.beta, detail.share if word is None else np.where(words == word, detail.share, 0.0)
         if system.around_peaks and share.any():
             return system.layers[layer].preactivations(setting, share / share.sum(), c)
         rows = np.argsort(-share)[:MOST_NODES]

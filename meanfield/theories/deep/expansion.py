@@ -11,7 +11,7 @@ from scipy.linalg import block_diag, qr
 from meanfield.posterior.finite_width import FiniteWidth, OneLoop
 from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.rules import Averages, NotCovered
-from meanfield.theories.deep.sectors import Sector
+from meanfield.theories.deep.sectors import TWO, Sector
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import BoolArray, FloatArray, read_only
 
@@ -89,7 +89,7 @@ def by_sources(
         If a class has less than two samples.
     """
     n = system.problem.n
-    if n.min() < 2.0 - 1e-9:
+    if n.min() < 2.0 - TWO:
         raise NotCovered("a class of less than two samples has no kernel between them")
     slopes, own = np.zeros((len(n), len(n))), np.zeros(len(n))
     for basis in system.matrices:

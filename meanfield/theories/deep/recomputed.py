@@ -107,8 +107,8 @@ class RecomputedLayers(SolvedPosterior):
             joint, mean = self._system.layers[layer].class_means(setting, detail.beta[rows], c)
             share = share[rows] * joint
         on = (mean > threshold(self.network.activation)).astype(float)
-        if layer in self._free_laws:
-            law = self._free_laws[layer]
+        law = self._free_law(layer) if layer == 0 else None
+        if law is not None:
             share, mean, on = law.share, law.mean[:, c], law.on[:, c]
         with np.errstate(invalid="ignore"):
             active, silent = ((share * mean * kind).sum() / (share * kind).sum() for kind in (on, 1.0 - on))
@@ -132,12 +132,7 @@ class RecomputedLayers(SolvedPosterior):
 
     @cached_property
     def _order(self) -> Order:
-        s, first = self.solution, self._members.first
-        order = Order(
-            s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first],
-            s.delta[:, first], s.t[first],
-        )  # fmt: skip
-        return kept_fields(self._system.problem, order)
+        return kept_fields(self._system.problem, self._members.order(self.solution))
 
     @property
     def _exchanged(self) -> bool:
@@ -157,12 +152,17 @@ class RecomputedLayers(SolvedPosterior):
         return self._laws[layer]
 
     @cached_property
-    def _free_laws(self) -> dict[int, FreeLaw]:
-        """Of the first layer, whose neurons have no fields h, where it is known."""
-        try:
-            return {0: free_words(self._system, self._order, 0, self._nodes(0)[0])}
-        except NotCovered:
-            return {}
+    def _free_laws(self) -> dict[int, FreeLaw | None]:
+        return {}
+
+    def _free_law(self, layer: int) -> FreeLaw | None:
+        """Of a layer whose neurons have no fields h; None where it is not known."""
+        if layer not in self._free_laws:
+            try:
+                self._free_laws[layer] = free_words(self._system, self._order, layer, self._nodes(layer)[0])
+            except NotCovered:
+                self._free_laws[layer] = None
+        return self._free_laws[layer]
 
     @cached_property
     def _grouped(self) -> dict[int, States]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.system import DeepProblem
+from meanfield.theories.deep.solution import DeepSolution
+from meanfield.theories.deep.system import DeepProblem, Order
 from meanfield.validation import FloatArray, IntArray, real_number
 
 __all__ = ["Members", "code_shares", "problem_of"]
@@ -53,6 +54,14 @@ class Members:
     def outputs(self, values: FloatArray) -> FloatArray:
         """(C, m) from the (k, m) of the problem's classes."""
         return np.asarray(self.sign[:, None] * values[self.index])
+
+    def order(self, solution: DeepSolution) -> Order:
+        """Order parameters of the problem's classes from those of the task's."""
+        s, first = solution, self.first
+        return Order(
+            s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first],
+            s.delta[:, first], s.t[first],
+        )  # fmt: skip
 
     def word(self, word: str) -> str:
         """Code word of the task's classes."""

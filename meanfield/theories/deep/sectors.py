@@ -17,9 +17,9 @@ from meanfield.theories.deep.stability import SecondOrder, signs
 from meanfield.theories.deep.system import System
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["Sector", "sectors"]
+__all__ = ["TWO", "Sector", "sectors"]
 
-_TWO = 1e-9  # samples of a class that differ from two by less are two
+TWO = 1e-9  # samples of a class that differ from two by less are two
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def _one_class(system: System, layers: list[Averages], c: int) -> Sector:
 
 
 def _more_than_two(n: float) -> bool:
-    return bool(n > 2.0 + _TWO)
+    return bool(n > 2.0 + TWO)
 
 
 def _two_classes(system: System, layers: list[Averages], c: int, e: int) -> Sector:

@@ -123,7 +123,7 @@ def solve_deep(
     problem, alike = problem_of(network, task, tau, merge=shares is None)
     rtol = (_PATCHED if patched(problem, shares is not None) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
-    start = _warm(warm_start, problem, alike, shares is not None)
+    start = _warm(warm_start, problem, alike)
     starts: list[Way] | None = []
     silent = silent_state(problem) if shares is None else None
     try:
@@ -478,19 +478,11 @@ def _linear_readout(system: System, order: Order) -> FloatArray:
     return np.asarray(p.readout_variance * np.eye(p.y.shape[1]) + p.readout_variance**2 * inside)
 
 
-def _warm(posterior: DeepPosterior | None, problem: DeepProblem, alike: Members, frozen: bool) -> Order | None:
+def _warm(posterior: DeepPosterior | None, problem: DeepProblem, alike: Members) -> Order | None:
     """Order parameters to start from; None if the other problem has another shape."""
     if posterior is None or not isinstance(posterior, DeepPosterior):
         return None
     s = posterior.solution
     if s.t.shape != (len(alike.index), problem.y.shape[1]) or len(s.kernel) != problem.depth or math.isinf(s.n_samples):
         return None
-    first = alike.first
-    del frozen
-    return Order(
-        np.array(s.kernel[:-1][:, first][:, :, first]),
-        np.array(s.d[:-1][:, first]),
-        np.array(s.tilde[:, first][:, :, first]),
-        np.array(s.delta[:, first]),
-        np.array(s.t[first]),
-    )
+    return alike.order(s)

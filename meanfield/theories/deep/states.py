@@ -302,7 +302,7 @@ def _kurtosis(moments: FloatArray, n: FloatArray, sign: float) -> FloatArray:
         own = np.arange(len(n))
         for k in range(5):
             moments[k, :, own, own] = 0.0
-            moments[k, 0, own, own] = 1.0 * moments[k, 0, own, other]
+            moments[k, 0, own, own] = moments[k, 0, own, other]
     # Of the sum, about 0 and then about its mean.
     about = [sum(math.comb(k, j) * sign**j * moments[k - j, j] for j in range(k + 1)) for k in range(5)]
     mean = about[1]

@@ -118,6 +118,15 @@ class BareSystem:
         other.full = full
         return other
 
+    def with_kernels(self, order: ReluOrder) -> tuple[ReluSystem, FloatArray]:
+        """All equations and unknowns, with the codes that are outliers somewhere."""
+        used = np.asarray(self.present.any(axis=0))
+        if not used.any():
+            used = np.array([word.count("1") == 1 for word in self.words])
+        words = tuple(word for word, kept in zip(self.words, used) if kept)
+        system = ReluSystem(self.problem, words, self.present[:, used])
+        return system, system.pack(replace(order, lower=order.lower[:, used], top=order.top[used]))
+
     def error(self, x: FloatArray, r: FloatArray) -> float:
         """Largest residual in units of the unknowns, of t in those of the targets."""
         unit = self.scale(x)

@@ -254,12 +254,8 @@ def from_matched_moments(problem: ReluProblem, report: Report) -> list[tuple[Rel
     found = []
     for words, order in _minima(problem):
         full, start, present = _given_room(problem, words, order)
-        start = _matched(full, start, present, order)
-        used = np.asarray(present.any(axis=0))
-        if not used.any():
-            used = np.array([word.count("1") == 1 for word in full.words])
-        system = ReluSystem(problem, tuple(w for w, kept in zip(full.words, used) if kept), present[:, used])
-        x = system.pack(replace(start, lower=start.lower[:, used], top=start.top[used]))
+        bare = BareSystem(problem, full.words, present)
+        system, x = bare.with_kernels(_matched(full, start, present, order))
         x, size, _ = newton(system, x, ROUGH, _ENDED, _NEWTON, report)
         if size <= _ENDED:
             found.append((system, x))
@@ -321,9 +317,14 @@ def _given_room(
         start.tilde[layer] = setting.root @ turned @ turned @ setting.root.T
         found = full.layer(start, layer, ROUGH)
         start.kernel[layer], start.d[layer] = found.b_b, found.bb
-    for layer in range(depth - 1, 0, -1):
-        start.delta[layer - 1] = problem.scale * full.layer(start, layer, ROUGH).hh
+    _ask_delta(full, start)
     return full, start, present
+
+
+def _ask_delta(full: ReluSystem, start: ReluOrder) -> None:
+    """Fills in the delta~ that the layers above ask for, from the last one down."""
+    for layer in range(full.problem.depth - 1, 0, -1):
+        start.delta[layer - 1] = full.problem.scale * full.layer(start, layer, ROUGH).hh
 
 
 def _matched(full: ReluSystem, start: ReluOrder, present: BoolArray, order: ReluOrder) -> ReluOrder:
@@ -361,8 +362,7 @@ def _matched(full: ReluSystem, start: ReluOrder, present: BoolArray, order: Relu
         if not top:
             found = full.layer(start, layer, ROUGH)
             start.kernel[layer], start.d[layer] = found.b_b, found.bb
-    for layer in range(depth - 1, 0, -1):
-        start.delta[layer - 1] = problem.scale * full.layer(start, layer, ROUGH).hh
+    _ask_delta(full, start)
     return start
 
 

@@ -17,7 +17,6 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance
 from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FINE, FINE_WIDE, ROUGH, ReluRule
-from meanfield.theories.deep.relu.bare import BareSystem
 from meanfield.theories.deep.relu.branch import BranchLost, followed
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.few import LEAST_SAMPLES, START_SAMPLES, fewer, other_codes, separated
@@ -282,27 +281,16 @@ def _planted(problem: ReluProblem) -> tuple[ReluSystem, FloatArray]:
 def _along(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:
     """Ends of the branch from a network that hardly learns, with the codes that are outliers somewhere."""
     course = followed(problem, report)
-    return [_as_outliers(problem, *end) for end in course.ends], course.searched
+    return [bare.with_kernels(bare.order(x, ROUGH)) for bare, x in course.ends], course.searched
 
 
 def _many(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:
     """Solutions beside those of many samples."""
     try:
-        return [_as_outliers(problem, *end) for end in from_many_samples(problem, report)], MINIMA_IN_WORDS
+        ends = from_many_samples(problem, report)
+        return [bare.with_kernels(bare.order(x, ROUGH)) for bare, x in ends], MINIMA_IN_WORDS
     except BranchLost:
         return from_matched_moments(problem, report), MINIMA_IN_WORDS
-
-
-def _as_outliers(problem: ReluProblem, bare: BareSystem, x: FloatArray) -> tuple[ReluSystem, FloatArray]:
-    """All equations and unknowns, with the codes that are outliers somewhere."""
-    order, present = bare.order(x, ROUGH), bare.present
-    used = np.asarray(present.any(axis=0))
-    if not used.any():
-        used = np.array([word.count("1") == 1 for word in bare.words])
-    words = tuple(word for word, kept in zip(bare.words, used) if kept)
-    order = replace(order, lower=order.lower[:, used], top=order.top[used])
-    system = ReluSystem(problem, words, present[:, used])
-    return system, system.pack(order)
 
 
 def _warm(problem: ReluProblem, given: ReluSolution, span: FloatArray) -> tuple[ReluSystem, FloatArray]:
