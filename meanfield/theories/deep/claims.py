@@ -15,6 +15,7 @@ from meanfield.theories.deep.start import prior_kernels
 __all__ = ["check_deep"]
 
 _EXACT = 1e-6  # relative error of what is recomputed
+_ADDED_UP = 1e-5, 1e-3  # the same of sums over codes; of lattices around peaks, and of given shares
 _REFINED = 2e-3, 1e-5  # of equations and free energy on lattices around peaks, which the solver may have refined
 _ENUMERATED = 14  # classes, up to which all code words are tried
 
@@ -24,7 +25,7 @@ def check_deep(posterior: DeepPosterior) -> None:
 
     Recomputed are the saddle equations and the free energy at finite P, there also y = (s [K_L diag(n) + diag(d_L)] +
     tau) t with s the variance of the readout prior; at P = infinity kernels, outputs, and with exponent 1 the objective
-    and that no code is better. Covariances of codes at finite P are held to be finite only.
+    and that no code is better. Moments of codes at finite P are held to add up to those of all neurons.
 
     Raises
     ------
@@ -66,7 +67,19 @@ def check_deep(posterior: DeepPosterior) -> None:
         counts = task.fractions * task.n_samples
         matrix = variance * (s.kernel[-1] * counts + np.diag(s.d[-1])) + s.tau * np.eye(n_classes)
         same("t", matrix @ s.t, task.targets, _EXACT, float(np.abs(task.targets).max()))
+    if n:
+        _check_moments(posterior)
     _check_saddle(posterior)
+
+
+def _check_moments(posterior: DeepPosterior) -> None:
+    """Moments of the codes add up to those of all neurons: <a a^T>, and <phi^2> = Kbar_cc + d_c."""
+    s = posterior.solution
+    allowed = _ADDED_UP[int(s.frozen or posterior._system.around_peaks)]
+    second = np.einsum("g,gij->ij", s.weight, s.covariance) + np.einsum("g,gi,gj->ij", s.weight, s.readout, s.readout)
+    same("codes' readouts", second, s.second_readout, allowed, max(1.0, float(np.abs(second).max())))
+    square = s.weight @ (s.activation_variance + s.activation**2)
+    same("codes' activations", square, np.diag(s.kernel[-1]) + s.d[-1], allowed, 1.0)
 
 
 def _check_saddle(posterior: DeepPosterior) -> None:

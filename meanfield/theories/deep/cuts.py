@@ -6,8 +6,8 @@ empty; close to it the answer depends on where the cut is.
 
 from __future__ import annotations
 
+from meanfield.theories.deep.certificate import CodeCut
 from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.solution import CodeCut
 from meanfield.theories.deep.system import Order, System
 from meanfield.validation import FloatArray
 

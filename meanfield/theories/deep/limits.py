@@ -9,11 +9,12 @@ import numpy as np
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.certificate import DeepCertificate
 from meanfield.theories.deep.reduced import reduced_solve
 from meanfield.theories.deep.rules import code_words
 from meanfield.theories.deep.saturated import saturated_solve
 from meanfield.theories.deep.silent import falls_silent
-from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
+from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.start import prior_kernels
 from meanfield.theories.deep.system import DeepProblem
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar, cast
 
 import numpy as np
 
-from meanfield.archive import write_archive
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.finite_width import OneLoop
 from meanfield.posterior.generalization import Generalization
-from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code
 from meanfield.posterior.registry import Freezes, theory_named
+from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import NoBranch
+from meanfield.theories.deep.certificate import Branch
 from meanfield.theories.deep.densities import LayerDensities
 from meanfield.theories.deep.exchange_neurons import drawn
 from meanfield.theories.deep.fold import BranchEnd, uncoded_end
@@ -29,8 +27,7 @@ from meanfield.theories.deep.one_loop import one_loop
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rivals import other_solutions
 from meanfield.theories.deep.rules import NotCovered, code_words
-from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
-from meanfield.theories.deep.table import deep_table
+from meanfield.theories.deep.solution import DeepSolution
 from meanfield.validation import FloatArray, read_only, whole_number
 from meanfield.validation import generator as new_generator
 
@@ -58,7 +55,7 @@ class DeepPosterior(LayerDensities):
     tau: float
     solution: DeepSolution
 
-    theory: ClassVar[str] = "deep"
+    _named: ClassVar[tuple[str, ...]] = ("readout", "weight")
 
     # ---- what was found --------------------------------------------------------------------------
 
@@ -81,41 +78,13 @@ class DeepPosterior(LayerDensities):
         )  # fmt: skip
 
     @property
-    def order_parameters(self) -> dict[str, object]:
-        """kernel (L, C, C), d (L, C), tilde (L-1, C, C), delta (L-1, C), t (C, m), readout and weight of the codes."""
-        s = self.solution
-        names = ("kernel", "d", "tilde", "delta", "t", "readout", "weight")
-        return {name: getattr(s, name) for name in names}
-
-    @property
-    def free_energy(self) -> float:
-        """Phi = ln p(Y) / N at leading order; at P = infinity Phi / P."""
-        return self.solution.free_energy
-
-    @property
-    def objective(self) -> float:
-        """Phi / P, the counterpart of min J of one hidden layer."""
-        return self.solution.objective
-
-    @property
     def readout_covariance(self) -> FloatArray:
         """(m, m) covariance of the readout over all neurons."""
         s = self.solution
         mean = s.weight @ s.readout if len(s.weight) else np.zeros(self.task.n_outputs)
         return read_only(s.second_readout - np.outer(mean, mean))
 
-    @property
-    def certificate(self) -> DeepCertificate:
-        """The proof that comes with the solution."""
-        return self.solution.certificate
-
     # ---- kernels and laws ------------------------------------------------------------------------
-
-    def kernel(self, layer: int = -1) -> Kernel:
-        """Posterior kernel of a layer's activations on training samples."""
-        layer = self._layer(layer) - 1
-        s = self.solution
-        return Kernel(s.kernel[layer], read_only(np.diag(s.kernel[layer]) + s.d[layer]))
 
     def sample_neurons(
         self, n: int, *, rng: object = None, samples_per_class: object = None, layer: int = -1
@@ -308,12 +277,24 @@ class DeepPosterior(LayerDensities):
 
     def table(self) -> str:
         """The posterior as a printed table, layer by layer."""
-        return deep_table(self)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to an ``.npz`` file (no pickle inside); returns its path."""
-        header, arrays = self.solution.pack()
-        header = {"network": self.network.to_dict(), "task": self.task.to_dict(), "solution": header}
-        return write_archive(path, "posterior", header | {"theory": self.theory}, arrays)
-
-    # ---- helpers ---------------------------------------------------------------------------------
+        proof = self.certificate
+        lines = [
+            *self._said_of_problem(),
+            "",
+            "kernels (samples of two classes; last column: what the diagonal has beyond)",
+        ]
+        lines += self._said_of_kernels(self.solution.kernel)
+        if self.codes:
+            shares = "given shares" if self.solution.frozen else "shares"
+            lines += ["", f"codes of the last layer ({shares}; readout | mean activation on each class)"]
+        for code in self.codes:
+            row = f"{number_row(code.readout)} | {number_row(code.activation)}"
+            lines.append(f"{code.label} {code.weight:>10.6f} | {row}")
+        if math.isinf(self.task.n_samples):
+            said = f"certificate: residual {proof.residual:.1e}, duality gap {proof.duality_gap:.1e}"
+        else:
+            said = (
+                f"certificate: residual {proof.residual:.1e} by an independent quadrature "
+                f"(solver {proof.solver_residual:.1e}), Phi to {proof.quadrature_error:.1e}"
+            )
+        return "\n".join([*lines, "", *self._said_of_proof(said)])

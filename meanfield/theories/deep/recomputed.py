@@ -9,12 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from meanfield.posterior.parts import Code
-from meanfield.posterior.posterior import SolvedPosterior
-from meanfield.problem.class_task import ClassTask
-from meanfield.problem.network import Network
 from meanfield.theories.deep.cuts import said_of_layer
 from meanfield.theories.deep.exchange_neurons import ClassLaw, class_law
 from meanfield.theories.deep.free_words import FreeLaw
+from meanfield.theories.deep.layered import LayeredPosterior
 from meanfield.theories.deep.reduction import Members, problem_of
 from meanfield.theories.deep.rules import Detail, NotCovered, threshold
 from meanfield.theories.deep.solution import DeepSolution
@@ -35,12 +33,9 @@ __all__ = ["MOST_NODES", "RecomputedLayers"]
 MOST_NODES = 3000  # of one density, or mean over both fields
 
 
-class RecomputedLayers(SolvedPosterior):
+class RecomputedLayers(LayeredPosterior):
     """The system at the solution, the neurons of its layers on their lattices, and their code words."""
 
-    network: Network
-    task: ClassTask
-    tau: float
     solution: DeepSolution
 
     def layer_codes(self, layer: int = -1) -> tuple[Code, ...]:

@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 
 from meanfield.theories.deep.branches import NoBranch, polish
+from meanfield.theories.deep.certificate import Branch
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.rules import CHECK, COARSE, NotCovered
-from meanfield.theories.deep.solution import Branch
 from meanfield.theories.deep.start import planted, prior_kernels, relax, uncoded
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray

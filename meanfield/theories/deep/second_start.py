@@ -14,9 +14,9 @@ import numpy as np
 
 from meanfield.numerics.limits import OutOfTime, seconds_left, time_limit
 from meanfield.theories.deep.branches import Report, Way, polish
+from meanfield.theories.deep.certificate import Branch
 from meanfield.theories.deep.newton import Found
 from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.solution import Branch
 from meanfield.theories.deep.system import DeepProblem, System, patched
 from meanfield.theories.deep.work import OutOfWork, counted
 

@@ -24,6 +24,7 @@ from meanfield.theories.deep.branches import (
     prior_branch,
     refined,
 )
+from meanfield.theories.deep.certificate import Branch, CodeCut, DeepCertificate, OrderError
 from meanfield.theories.deep.coverage import refuses, refuses_shares
 from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_words
 from meanfield.theories.deep.fold import Fold, uncoded_at
@@ -35,7 +36,7 @@ from meanfield.theories.deep.reduction import Members, code_shares, problem_of
 from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
 from meanfield.theories.deep.second_start import COARSE, Second, highest, one_solution, second_start
 from meanfield.theories.deep.silent import BRIEF, Silent, quiet_solution, silent_state
-from meanfield.theories.deep.solution import Branch, CodeCut, DeepCertificate, DeepSolution, OrderError
+from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states

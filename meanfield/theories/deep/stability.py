@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from meanfield.theories.deep.certificate import OrderError
 from meanfield.theories.deep.newton import direction
 from meanfield.theories.deep.rules import JUDGE, Averages
-from meanfield.theories.deep.solution import OrderError
 from meanfield.theories.deep.system import SMALL, Evaluation, System
 from meanfield.validation import BoolArray, FloatArray
 

@@ -14,6 +14,7 @@ from meanfield.posterior.posterior import NotAvailable
 from meanfield.symbolic import rectifiers as derived
 from meanfield.symbolic.deep import LayerAverage
 from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, bulk
+from meanfield.theories.deep.relu.classes import order_of
 from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.narrow import branch_end, narrowed
@@ -22,7 +23,6 @@ from meanfield.theories.deep.relu.nonlinearity import RECTIFIER
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import ReluSetting, factor
-from meanfield.theories.deep.relu.solve import _reduced_order
 from meanfield.theories.deep.relu.stability import gradient
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluSystem
@@ -184,7 +184,7 @@ def test_finite_width_table_up_to_3200(narrow):
         3200: ([0.2907, 0.1744, 0.3647], [1.6585, 0.2739, 0.1731], 0.14306, 1.5203),
     }
     system, span = system_of(TWO, TASK, 0.05), np.eye(1)
-    x = system.pack(_reduced_order(narrow.solution, system, span))
+    x = system.pack(order_of(narrow.solution, system, np.arange(2), span))
     for width, (first, second, t, square) in table.items():
         system = ReluSystem(replace(system.problem, width=width), system.words)
         x, size, _ = newton(system, x, FINE, 1e-7, 20, lambda size: None)
@@ -263,7 +263,7 @@ def test_three_layers_and_no_saddle_at_finite_width(tmp_path):
     np.testing.assert_allclose(post.solution.bulk_output + 0.05 * post.solution.t, [[1.0], [-1.0]], atol=1e-8)
     assert mf.load(post.save(tmp_path / "three.npz")).free_energy == post.free_energy
     system = system_of(network, TASK, 0.05)
-    x = system.pack(_reduced_order(post.solution, system, np.eye(1)))
+    x = system.pack(order_of(post.solution, system, np.arange(2), np.eye(1)))
     with pytest.raises(mf.ConvergenceError, match=r"ends at N = 2\.9\de\+05, where the outliers of layer 2"):
         narrowed(system, x, 400.0, lambda size: None)
 
@@ -271,7 +271,7 @@ def test_three_layers_and_no_saddle_at_finite_width(tmp_path):
 def test_the_branch_of_two_layers_ends_where_nobody_asks(limit):
     """Below the smallest width that is allowed; N has a minimum along the branch there."""
     system = system_of(TWO, TASK, 0.05)
-    x = system.pack(_reduced_order(limit.solution, system, np.eye(1)))
+    x = system.pack(order_of(limit.solution, system, np.arange(2), np.eye(1)))
     end = branch_end(system, x)
     assert end == pytest.approx(25.6, rel=0.05)
     with pytest.raises(mf.ConvergenceError, match="ends at N = 25"):
@@ -378,7 +378,7 @@ def printed(expression, at, arrays, averages, sizes):
 def test_the_printed_equations_hold_for_the_solution(limit):
     """Outliers from the maximum over h that is exact, the bulk from the lattices: both sides of every equation."""
     system = system_of(TWO, TASK, 0.05)
-    problem, order = system.problem, _reduced_order(limit.solution, system, np.eye(1))
+    problem, order = system.problem, order_of(limit.solution, system, np.arange(2), np.eye(1))
     root_s = math.sqrt(problem.readout_variance)
     arrays = {"n": problem.n, "t": order.t, "y": problem.y, r"\bar{K}^{(1)}": order.kernel[0], "d^{(1)}": order.d[0]}
     arrays |= {r"\tilde{k}^{(1)}": order.tilde[0], r"\tilde{\delta}^{(1)}": order.delta[0]}
@@ -412,7 +412,7 @@ def test_second_order_of_outliers(limit):
     assert proof.outer_curvature == pytest.approx(-3.505e-4, abs=5e-6)
     assert proof.curvature_error < 1e-3
     system = system_of(TWO, TASK, 0.05)
-    x = system.pack(_reduced_order(limit.solution, system, np.array([[1.0]])))
+    x = system.pack(order_of(limit.solution, system, np.arange(2), np.array([[1.0]])))
     assert np.abs(gradient(system, x, FINE)).max() < 1e-7
     x = x * (1.0 + 1e-3 * np.cos(np.arange(len(x))))
 

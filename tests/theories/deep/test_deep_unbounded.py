@@ -225,7 +225,7 @@ def test_tables_say_what_was_computed(leaky_third, softplus):
     """The second order has its numbers, and there is no heading of outliers where nothing condenses."""
     for post, condenses in ((leaky_third, False), (softplus, True)):
         text = post.table()
-        assert f"{post.certificate.inner_curvature:.1e}, largest over kernels" in text
+        assert f"second order passed: over conjugates {post.certificate.inner_curvature:.1e}, over kernels" in text
         assert post.certificate.inner_curvature > 0.0 > post.certificate.outer_curvature
         assert ("outliers in units" in text) == condenses
 

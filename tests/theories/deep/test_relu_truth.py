@@ -8,10 +8,13 @@ import meanfield as mf
 from meanfield.numerics.limits import OutOfTime, time_limit
 from meanfield.theories.deep.relu import solve as solving
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance, spend, spent
-from meanfield.theories.deep.relu.average import FINE, ROUGH, bulk
+from meanfield.theories.deep.relu.average import CHECK, FINE, ROUGH, bulk
 from meanfield.theories.deep.relu.branch import _Turns
+from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import ReluSetting
+from meanfield.theories.deep.relu.solve import _NOT_COMPARED
+from meanfield.theories.deep.relu.stability import order_errors
 
 # Numbers 35, 8 and 17 of benchmarks/random_deep.py at seed 0, and their outliers of both layers.
 TASKS = {
@@ -50,6 +53,41 @@ def test_solutions_solve_the_equations_of_another_integration(name):
     for field, wanted in zip(post.solution.outlier_field, codes):
         there = {word for word, b in zip(post.solution.patterns, field) if np.abs(b).max() > 1e-6}
         assert there == wanted
+
+
+def test_the_error_of_order_parameters_is_their_distance_from_a_solution(tmp_path):
+    """What the certificate says of a solution of coarse lattices is how far it is from that of fine ones."""
+    network, task = mf.Network("relu", 2), mf.class_task(n_classes=2, off=-1.0, n_samples=100)
+    post = mf.solve(network, task, 0.05)
+    proof = post.certificate
+    assert proof.order_error < 1e-8
+    assert {(e.name, e.layer) for e in proof.order_errors} == {
+        *((name, 1) for name in ("kernel", "d", "tilde", "delta", "outliers")),
+        *((name, 2) for name in ("kernel", "d", "t", "outliers")),
+    }
+    assert mf.load(post.save(tmp_path / "post.npz")).certificate.order_errors == proof.order_errors
+    system, order = post._system
+    rough = ROUGH._replace(beta=1.6, h=1.6)
+    x, size, _ = newton(system, system.pack(order), rough, 1e-11, 20, lambda size: None)
+    assert size < 1e-9
+    have, exact = system.unpack(x), system.unpack(system.pack(order))
+    apart = {(e.name, e.layer): e.value for e in order_errors(system, x, rough, CHECK)}
+    for name in ("kernel", "d", "tilde", "delta"):
+        a, b = getattr(have, name)[0], getattr(exact, name)[0]
+        assert apart[name, 1] == pytest.approx(np.abs(a - b).max() / np.abs(a).max(), rel=0.1), name
+    assert apart["t", 2] == pytest.approx(np.abs(have.t - exact.t).max() / np.abs(have.t).max(), rel=0.1)
+    assert max(apart.values()) > 1e-5
+
+
+def test_classes_of_equal_targets_start_from_a_solution():
+    """Two of three classes are one in the equations; outliers have code words of the three."""
+    network = mf.Network("relu", 2)
+    task = mf.class_task(targets=[[1.0], [-1.0], [-1.0]], fractions=[0.5, 0.25, 0.25], n_samples=100)
+    post = mf.solve(network, task, 0.05)
+    again = mf.solve(network, task, 0.06, warm_start=post)
+    assert again.certificate.searched == (_NOT_COMPARED,)
+    alone = mf.solve(network, task, 0.06)
+    assert again.free_energy == pytest.approx(alone.free_energy, abs=1e-9)
 
 
 def test_past_a_first_order_transition_both_solutions_are_compared(tmp_path):

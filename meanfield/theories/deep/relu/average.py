@@ -65,6 +65,7 @@ CHECK = ReluRule(0.81, 0.83, 0.79, 0.29, 0.37, 38.0, 33.0, 105.0)
 # The same for lattices of four and five dimensions.
 FINE_WIDE = ReluRule(1.02, 1.05, 1.02, 0.36, 0.0, 28.0, 26.0, 90.0)
 CHECK_WIDE = ReluRule(0.94, 1.0, 0.93, 0.32, 0.37, 31.0, 28.0, 105.0)
+FARTHEST = 700.0  # end of the bulk (`far`), in standard deviations of the prior
 
 
 class ReluAverages(NamedTuple):

@@ -7,7 +7,10 @@ import math
 import numpy as np
 
 from meanfield.posterior.claims import check_covariances, same
+from meanfield.theories.deep.relu.average import FARTHEST
+from meanfield.theories.deep.relu.classes import arrays_of
 from meanfield.theories.deep.relu.posterior import ReluPosterior
+from meanfield.theories.deep.relu.setting import BulkDiverges
 
 __all__ = ["check_relu"]
 
@@ -17,9 +20,10 @@ _EXACT = 1e-6
 def check_relu(posterior: ReluPosterior) -> None:
     """Refuse a solution that does not belong to its network and task; an uncertified one is held to shapes only.
 
-    Recomputed are y = (s [K_L diag(n) + diag(d_L)] + tau) t and the outputs as the sum of bulk and outliers. At finite
-    N the former holds up to the weight at the end of the bulk and up to fluctuations of outliers along their rays,
-    which are not in a saddle: 1 / N each of sum_c n_c t_c.y_c.
+    Recomputed are the saddle equations, the free energy and the averages of all layers, y = (s [K_L diag(n) +
+    diag(d_L)] + tau) t and the outputs as the sum of bulk and outliers. At finite N y holds up to the weight at the end
+    of the bulk and up to fluctuations of outliers along their rays, which are not in a saddle: 1 / N each of
+    sum_c n_c t_c.y_c.
 
     Raises
     ------
@@ -64,3 +68,28 @@ def check_relu(posterior: ReluPosterior) -> None:
     same("t", np.maximum(off, 0.0), 0.0, _EXACT + end, largest)
     outputs = s.bulk_output + s.outlier_activation[-1].T @ s.outlier_readout
     same("outputs", outputs + s.tau * s.t, task.targets, _EXACT, largest)
+    _check_saddle(posterior)
+
+
+def _check_saddle(posterior: ReluPosterior) -> None:
+    """On the lattices of the solver, which end the bulk further out where that is needed."""
+    s, (system, order) = posterior.solution, posterior._system
+    try:
+        x, rule = system.pack(order), system.fine_rule(order)
+        residual = system.error(x, rule)
+        while residual > _EXACT and rule.far < FARTHEST:
+            rule = rule._replace(far=2.0 * rule.far)
+            residual = system.error(x, rule)
+        phi = system.free_energy(x, rule)
+    except (BulkDiverges, np.linalg.LinAlgError) as error:
+        raise ValueError(f"the averages of its saddle equations do not exist: {error}") from None
+    if not residual <= _EXACT + 10.0 * s.certificate.kkt_residual:
+        raise ValueError(f"the saddle equations are violated by {residual:.1e}, its certificate says less.")
+    same("free energy", phi, s.free_energy, _EXACT, max(1.0, abs(s.free_energy)))
+    _, index, span = posterior._reduced
+    allowed = _EXACT + 10.0 * s.certificate.kkt_residual
+    for name, found in arrays_of(system, order, rule, index, span).items():
+        claimed = getattr(s, name)
+        if name == "barrier":  # infinite at N = infinity
+            found, claimed = (np.where(np.isinf(one), 0.0, one) for one in (found, claimed))
+        same(name, found, claimed, allowed, float(np.abs(found).max(initial=0.0)))

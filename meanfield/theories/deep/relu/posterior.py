@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from meanfield.archive import write_archive
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.finite_width import OneLoop
-from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code, Outlier
-from meanfield.posterior.posterior import NotAvailable, SolvedPosterior
+from meanfield.posterior.posterior import NotAvailable
 from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
-from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
+from meanfield.theories.deep.layered import LayeredPosterior
+from meanfield.theories.deep.relu.classes import order_of
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.draw import draw_bulk, draw_site
 from meanfield.theories.deep.relu.one_loop import NotSmall, relu_one_loop
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
-from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
+from meanfield.theories.deep.relu.solution import ReluSolution
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.validation import FloatArray, IntArray, read_only
@@ -40,7 +37,7 @@ _GONE = 1e-6  # activation of an outlier, in units of sqrt(N), below which there
 
 
 @dataclass(frozen=True, eq=False)
-class ReluPosterior(SolvedPosterior):
+class ReluPosterior(LayeredPosterior):
     """Posterior of the neurons of every hidden layer of a network of rectifiers.
 
     Layers are numbered 1 .. L, or from the last by negative numbers.
@@ -58,7 +55,7 @@ class ReluPosterior(SolvedPosterior):
     tau: float
     solution: ReluSolution
 
-    theory: ClassVar[str] = "deep"
+    _named: ClassVar[tuple[str, ...]] = ("outlier_field", "outlier_activation", "outlier_readout")
     scheme: ClassVar[str] = "sparse"
 
     @property
@@ -78,7 +75,7 @@ class ReluPosterior(SolvedPosterior):
 
     def layer_bulk(self, layer: int = -1) -> Code:
         """The bulk of a layer; below the last its readout is empty."""
-        layer = self._layer(layer)
+        layer = self._layer(layer) - 1
         s, top = self.solution, layer == self.network.depth - 1
         mean = s.bulk_activation[layer]
         prior = self._reduced[0].phi.mean(self.network.k)
@@ -100,7 +97,7 @@ class ReluPosterior(SolvedPosterior):
         Below the last layer `readout` is the conjugate field b (C,) that the layers above exert, and `weight` the
         squared length of the activation, sum_c phi(zbar_c)^2; in the last layer |abar|^2.
         """
-        layer = self._layer(layer)
+        layer = self._layer(layer) - 1
         s, top = self.solution, layer == self.network.depth - 1
         readout = s.outlier_readout if top else s.outlier_field[layer]
         activation = s.outlier_activation[layer]
@@ -115,38 +112,10 @@ class ReluPosterior(SolvedPosterior):
         )  # fmt: skip
 
     @property
-    def order_parameters(self) -> dict[str, object]:
-        """kernel (L, C, C), d (L, C), tilde (L-1, C, C), delta (L-1, C), t (C, m), outlier_field (L, o, C),
-        outlier_activation (L, o, C), outlier_readout (o, m)."""
-        names = ("kernel", "d", "tilde", "delta", "t", "outlier_field", "outlier_activation", "outlier_readout")
-        return {name: getattr(self.solution, name) for name in names}
-
-    @property
-    def free_energy(self) -> float:
-        """Phi = ln p(Y) / N."""
-        return self.solution.free_energy
-
-    @property
-    def objective(self) -> float:
-        """Phi / P, the counterpart of min J of one hidden layer."""
-        return self.solution.objective
-
-    @property
     def readout_covariance(self) -> FloatArray:
         """(m, m) second moment of the readout over all neurons, less its mean."""
         mean = self.solution.bulk_readout  # outliers add O(1/sqrt(N)) to it
         return read_only(self.solution.second_readout - np.outer(mean, mean))
-
-    @property
-    def certificate(self) -> ReluCertificate:
-        """The proof that comes with the solution."""
-        return self.solution.certificate
-
-    def kernel(self, layer: int = -1) -> Kernel:
-        """Posterior kernel of a layer's activations on training samples."""
-        layer = self._layer(layer)
-        s = self.solution
-        return Kernel(s.kernel[layer], read_only(np.diag(s.kernel[layer]) + s.d[layer]))
 
     def one_loop(self) -> OneLoop:
         """What fluctuations add to the saddle at N neurons per layer: `one_loop().at(post.width)`.
@@ -178,20 +147,10 @@ class ReluPosterior(SolvedPosterior):
     @cached_property
     def _system(self) -> tuple[ReluSystem, ReluOrder]:
         """The equations at this width, and the solution in their terms."""
-        problem, index, span = self._reduced
-        s, n_classes = self.solution, len(problem.n)
-        first = [int(np.flatnonzero(index == c)[0]) for c in range(n_classes)]
-        lower = [
-            np.linalg.lstsq(self._setting(layer)[0].root, s.outlier_field[layer][:, first].T, rcond=1e-10)[0].T
-            for layer in range(problem.depth - 1)
-        ]
-        order = ReluOrder(
-            s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first], s.delta[:, first],
-            s.t[first] @ span, np.array(lower).reshape(problem.depth - 1, len(s.patterns), n_classes),
-            s.outlier_readout @ span / math.sqrt(problem.readout_variance),
-        )  # fmt: skip
-        words = tuple("".join(word[c] for c in first) for word in s.patterns)
-        return ReluSystem(replace(problem, width=self.width), words), order
+        problem, _, span = self._reduced
+        words = tuple("".join(word[c] for c in self._first) for word in self.solution.patterns)
+        system = ReluSystem(replace(problem, width=self.width), words)
+        return system, order_of(self.solution, system, self._first, span)
 
     def sample_neurons(
         self, n: int, *, rng: object = None, samples_per_class: object = None, layer: int = -1
@@ -206,7 +165,7 @@ class ReluPosterior(SolvedPosterior):
                 f"neurons of deep networks of {self.network.activation.name} are not drawn: those far from the origin "
                 "are behind a barrier. Kernels, outputs and readouts are there."
             )
-        layer, n = self._layer(layer), positive_count("n", n)
+        layer, n = self._layer(layer) - 1, positive_count("n", n)
         s, task = self.solution, self.task
         present = self._present(layer)
         count = len(present)
@@ -246,25 +205,23 @@ class ReluPosterior(SolvedPosterior):
         return [int(o) for o in np.flatnonzero(size > _GONE)]
 
     def _condensed_field(self, setting: ReluSetting, layer: int, o: int) -> FloatArray:
-        _, index, _ = self._reduced
-        first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(int(index.max()) + 1)])
-        b = self.solution.outlier_field[layer][o][first]
+        b = self.solution.outlier_field[layer][o][self._first]
         return condensed(setting, np.linalg.lstsq(setting.root, b, rcond=1e-10)[0]).h
 
     @cached_property
     def _reduced(self) -> tuple[ReluProblem, IntArray, FloatArray]:
         return relu_problem(self.network, self.task, self.tau)
 
+    @cached_property
+    def _first(self) -> IntArray:
+        """The first class of each of different targets."""
+        return np.unique(self._reduced[1], return_index=True)[1]
+
     def _setting(self, layer: int) -> tuple[ReluSetting, IntArray, FloatArray]:
         """Fields of a layer, for classes of different targets."""
-        problem, index, span = self._reduced
-        first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(int(index.max()) + 1)])
-        s = self.solution
-        order = ReluOrder(
-            s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first], s.delta[:, first],
-            s.t[first] @ span, np.zeros(0), np.zeros(0),
-        )  # fmt: skip
-        return ReluSystem(problem, ()).setting(order, layer), index, span
+        _, index, span = self._reduced
+        system, order = self._system
+        return system.setting(order, layer), index, span
 
     # ---- printing, saving ------------------------------------------------------------------------
 
@@ -278,49 +235,22 @@ class ReluPosterior(SolvedPosterior):
 
     def table(self) -> str:
         """The posterior as a printed table, layer by layer."""
-        network, task, s = self.network, self.task, self.solution
-        width = "N = infinity" if math.isinf(self.width) else f"N = {self.width:g}"
+        s, proof = self.solution, self.certificate
         lines = [
-            f"sparse coding in {network.depth} layers: {network.activation.name}, {task.n_classes} classes, "
-            f"{task.n_outputs} outputs, {width}",
-            f"P = {task.n_samples:g}, tau = {self.tau:g}, sigma_a = {network.sigma_a:g}, "
-            f"sigma_w = {network.sigma_w:g}, readout prior sigma_a^2 / P^{network.beta:.4g}",
+            *self._said_of_problem(),
+            "N = infinity" if math.isinf(self.width) else f"N = {self.width:g}",
             "",
             "kernels (samples of two classes | the same without outliers | what the diagonal has beyond)",
+            *self._said_of_kernels(s.kernel, s.bulk_kernel),
         ]
-        for layer in range(network.depth):
-            for c, label in enumerate(task.class_names):
-                name = f"layer {layer + 1}" if c == 0 else ""
-                rows = f"{number_row(s.kernel[layer][c])} | {number_row(s.bulk_kernel[layer][c])}"
-                lines.append(f"{name:<8} {label[:8]:<8} {rows} | {s.d[layer][c]:9.5f}")
-        outliers = [(layer, o) for layer in range(1, network.depth + 1) for o in self.layer_outliers(layer)]
+        outliers = [(layer, o) for layer in range(1, self.network.depth + 1) for o in self.layer_outliers(layer)]
         if outliers:
             head = "outliers in units of sqrt(N) (readout, below the last layer the conjugate field | activation)"
             lines += ["", head]
         for layer, o in outliers:
             lines.append(f"layer {layer}  {o.label} {number_row(o.readout)} | {number_row(o.activation)}")
-        proof = self.certificate
-        lines += ["", f"Phi = {self.free_energy:.10g}   ({self.status})"]
-        lines.append(
+        said = (
             f"certificate: residual {proof.residual:.1e} by independent lattices (solver {proof.solver_residual:.1e}), "
-            f"largest Ehat {proof.bound_gap:.1e}"
+            f"Phi to {proof.quadrature_error:.1e}, largest Ehat {proof.bound_gap:.1e}"
         )
-        if math.isnan(proof.inner_curvature):
-            lines.append("second order not computed")
-        else:
-            lines.append(
-                "second order, outliers being constraints on Phi: smallest curvature over conjugates and t "
-                f"{proof.inner_curvature:.1e}, largest over kernels {proof.outer_curvature:.1e}"
-            )
-        if self.message and self.status != "optimal":
-            lines.append(self.message)
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to an ``.npz`` file (no pickle inside); returns its path."""
-        header, arrays = self.solution.pack()
-        header = {"network": self.network.to_dict(), "task": self.task.to_dict(), "solution": header}
-        return write_archive(path, "posterior", header | {"theory": self.theory}, arrays)
-
-    def _layer(self, layer: object) -> int:
-        return layer_index(layer, self.network.depth)
+        return "\n".join([*lines, "", *self._said_of_proof(said)])

@@ -15,24 +15,24 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.certificate import Branch, DeepCertificate, OrderError
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance
-from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FINE, FINE_WIDE, ROUGH, ReluRule
+from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FARTHEST, FINE, ROUGH, ReluRule
 from meanfield.theories.deep.relu.branch import BranchLost, followed
-from meanfield.theories.deep.relu.coordinates import ReluOrder
+from meanfield.theories.deep.relu.classes import arrays_of, order_of
 from meanfield.theories.deep.relu.few import LEAST_SAMPLES, START_SAMPLES, fewer, other_codes, separated
 from meanfield.theories.deep.relu.homotopy import from_linear
 from meanfield.theories.deep.relu.many_samples import MINIMA_IN_WORDS, from_many_samples, from_matched_moments
 from meanfield.theories.deep.relu.narrow import narrowed
 from meanfield.theories.deep.relu.newton import newton
-from meanfield.theories.deep.relu.outlier import condensed, worst_direction
+from meanfield.theories.deep.relu.outlier import worst_direction
 from meanfield.theories.deep.relu.posterior import ReluPosterior
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import BulkDiverges
-from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
-from meanfield.theories.deep.relu.stability import second_order
+from meanfield.theories.deep.relu.solution import ReluSolution
+from meanfield.theories.deep.relu.stability import order_errors, second_order
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
-from meanfield.theories.deep.solution import Branch
 from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray, IntArray
 
@@ -42,8 +42,6 @@ _CONDENSED = 0.75  # part of the targets that the outliers carry, in the planted
 _STEPS, _NEARER = 4, 0.75  # of Newton, and what they must reduce the residual to, or a start is given up
 _MISSING = 1e-5  # gain beyond 1 of a code that is no outlier
 _TOLERANCE = 1e-9
-_WIDE = 4  # dimensions of a lattice from which its spacings are wider
-_FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
 _GONE = 1e-6  # whitened length of an outlier below which there is none
 _ROUNDING = 1e-7  # of Ehat <= 0
 _WORK = 8e10  # that one way to a solution may take, where no max_seconds is given: about 80 CPU s
@@ -72,7 +70,7 @@ def solve_relu(
         A problem that `coverage.refuses` does not refuse.
     warm_start : ReluPosterior, optional
     rtol : float
-        Wanted residual with the independent lattices.
+        Wanted residual with the independent lattices, and error of the order parameters that it leaves.
     width : float, optional
         N of the finite-N saddle; None: N = infinity.
     progress : callable, optional
@@ -98,7 +96,7 @@ def solve_relu(
             progress("Newton", next(steps), size)
 
     enough = START_SAMPLES / least * problem.n_samples
-    limit = _limit(problem.at(enough) if few else problem, None if few else warm_start, span, report)
+    limit = _limit(problem.at(enough) if few else problem, None if few else warm_start, index, span, report)
     system, x, rule = limit.system, limit.x, limit.rule
     curvature = SecondOrder(math.nan, math.nan, math.nan)
     searched: tuple[str, ...] = (limit.searched,)
@@ -115,22 +113,27 @@ def solve_relu(
         searched += (f"followed from {enough:.4g} samples, where there is a limit of infinite width, at this width",)
     check = CHECK if rule.beta == FINE.beta else CHECK_WIDE
     check = check._replace(far=check.far / FINE.far * rule.far)
-    solver = system.error(x, rule)
+    errors: tuple[OrderError, ...] = ()
     try:
-        residual, phi = system.error(x, check), system.free_energy(x, check)
+        residual, phi = system.error(x, check), float(system.free_energy(x, check))
+        if residual <= rtol:
+            errors = order_errors(system, x, rule, check)
     except BulkDiverges:
         residual, phi = math.inf, math.nan
-    free_energy = system.free_energy(x, rule)
+    free_energy = float(system.free_energy(x, rule))
     passed = worst <= 1.0 + _ROUNDING
-    proof = ReluCertificate(
-        residual, math.nan, worst - 1.0, passed, True, solver_residual=solver,
-        quadrature_error=abs(phi - free_energy) / max(1.0, abs(free_energy)),
-        inner_curvature=curvature.inner, outer_curvature=curvature.outer, curvature_error=curvature.error,
-        branches=limit.others, searched=searched,
+    proof = DeepCertificate.of(
+        residual, system.error(x, rule), abs(phi - free_energy) / max(1.0, abs(free_energy)),
+        curvature.inner, curvature.outer, curvature.error, branches=limit.others, order_errors=errors,
+        searched=searched, bound_gap=worst - 1.0, bounded=passed,
     )  # fmt: skip
     status, message = Status.OPTIMAL, ""
-    if not residual <= rtol:
-        status, message = Status.RESIDUAL, f"the residual by independent lattices is {residual:.1e}, wanted {rtol:.1e}"
+    if not (residual <= rtol and proof.order_error <= rtol):
+        status = Status.RESIDUAL
+        message = f"the residual by independent lattices is {residual:.1e}"
+        if errors:
+            message += f", which leaves an error of {proof.order_error:.1e} of the order parameters"
+        message += f", wanted {rtol:.1e}"
     elif not passed:
         status = Status.NOT_GLOBAL
         message = f"Ehat is positive in some direction (by {worst - 1.0:.1e}): an outlier of another code is missing"
@@ -142,12 +145,10 @@ def _refined(
     system: ReluSystem, x: FloatArray, jacobian: FloatArray | None, report: Callable[[float], None]
 ) -> tuple[FloatArray, float, ReluRule]:
     """Newton on fine lattices, further out until nothing of the bulk is left beyond."""
-    settings = [system.setting(system.unpack(x), i) for i in range(system.problem.depth)]
-    dimensions = max(setting.root.shape[1] + setting.shared[0].shape[1] for setting in settings)
-    rule = FINE if dimensions < _WIDE else FINE_WIDE
+    rule = system.fine_rule(system.unpack(x))
     while True:
         x, size, jacobian = newton(system, x, rule, _TOLERANCE, 15, report, jacobian)
-        if size > 1e-7 or rule.far >= _FARTHEST:
+        if size > 1e-7 or rule.far >= FARTHEST:
             return x, size, rule
         further = rule._replace(far=1.25 * rule.far)
         if float(np.linalg.norm(system.residual(x, further))) < 1e-7:
@@ -172,8 +173,9 @@ class _Found:
 
 
 def _limit(
-    problem: ReluProblem, warm_start: ReluPosterior | None, span: FloatArray, report: Callable[[float], None]
-) -> _Found:
+    problem: ReluProblem, warm_start: ReluPosterior | None, index: IntArray, span: FloatArray,
+    report: Callable[[float], None],
+) -> _Found:  # fmt: skip
     """The solution at N = infinity.
 
     Raises
@@ -194,7 +196,7 @@ def _limit(
         ways = [("the branch from a linear network", lambda: ([from_linear(problem, report)], _NOT_COMPARED))]
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
         given = warm_start.solution
-        ways.insert(0, ("the warm start", lambda: ([_warm(problem, given, span)], _NOT_COMPARED)))
+        ways.insert(0, ("the warm start", lambda: ([_warm(problem, given, index, span)], _NOT_COMPARED)))
     work = _WORK if math.isinf(seconds_left()) else math.inf
     for name, way in ways:
         found, why = [], ""
@@ -293,12 +295,15 @@ def _many(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[t
         return from_matched_moments(problem, report), MINIMA_IN_WORDS
 
 
-def _warm(problem: ReluProblem, given: ReluSolution, span: FloatArray) -> tuple[ReluSystem, FloatArray]:
+def _warm(
+    problem: ReluProblem, given: ReluSolution, index: IntArray, span: FloatArray
+) -> tuple[ReluSystem, FloatArray]:
     """From a solution of a similar task, with its outliers."""
-    if given.t.shape[0] != len(problem.n) or len(given.kernel) != problem.depth:
-        raise ValueError("the warm start has other classes or another depth.")
-    system = ReluSystem(problem, given.patterns)
-    return system, system.pack(_reduced_order(given, system, span))
+    if given.t.shape != (len(index), len(span)) or len(given.kernel) != problem.depth:
+        raise ValueError("the warm start has other classes or outputs, or another depth.")
+    first = np.unique(index, return_index=True)[1]
+    system = ReluSystem(problem, tuple("".join(word[c] for c in first) for word in given.patterns))
+    return system, system.pack(order_of(given, system, first, span))
 
 
 def _missing(system: ReluSystem, x: FloatArray) -> bool:
@@ -307,40 +312,14 @@ def _missing(system: ReluSystem, x: FloatArray) -> bool:
     return max(worst_direction(system.setting(order, i)) for i in range(system.problem.depth)) > 1.0 + _MISSING
 
 
-def _reduced_order(s: ReluSolution, system: ReluSystem, span: FloatArray) -> ReluOrder:
-    """Order parameters of a solution of a similar task, with equally many classes of different targets."""
-    order = ReluOrder(s.kernel[:-1], s.d[:-1], s.tilde, s.delta, s.t @ span, np.zeros(0), np.zeros(0))
-    n_classes = len(system.problem.n)
-    outliers = []
-    for layer in range(system.problem.depth):
-        setting = system.setting(order, layer)
-        outliers.append(np.linalg.lstsq(setting.root, s.outlier_field[layer].T, rcond=1e-10)[0].T)
-    lower = np.array(outliers[:-1]).reshape(system.problem.depth - 1, len(system.words), n_classes)
-    return replace(order, lower=lower, top=outliers[-1])
-
-
 def _solution(
-    system: ReluSystem, x: FloatArray, rule: ReluRule, index: IntArray, span: FloatArray, proof: ReluCertificate,
+    system: ReluSystem, x: FloatArray, rule: ReluRule, index: IntArray, span: FloatArray, proof: DeepCertificate,
     ending: tuple[Status, str], task: ClassTask,
 ) -> ReluSolution:  # fmt: skip
     problem, order = system.problem, system.unpack(x)
-    layers = [system.layer(order, i, rule) for i in range(problem.depth)]
-    settings = [system.setting(order, i) for i in range(problem.depth)]
-    at = np.ix_(index, index)
-    s = problem.readout_variance
-    root_s = math.sqrt(s)
-    top = layers[-1]
-    rest = s * (np.eye(len(span)) - span @ span.T)  # outputs outside the span of the targets keep their prior
-    mean = root_s * settings[-1].root.T @ (problem.n * top.inner.b)
-    preactivation = []
-    for setting, layer, i in zip(settings, layers, range(problem.depth)):
-        parts = [condensed(setting, beta) for beta in order.outliers(i)]
-        z = np.array([part.h + setting.d * part.force for part in parts])
-        z = np.where(layer.activation > 0.0, layer.activation / problem.phi.slopes[1], np.where(z > 0.0, 0.0, z))
-        preactivation.append(z[:, index])
+    arrays = arrays_of(system, order, rule, index, span)
     notes = [
         *(f"another solution has Phi = {one.free_energy:.7g}: {one.name}" for one in proof.branches),
-        *proof.searched,
         *(
             f"no neuron condenses in layer {i + 1}: its codes are the tail of the bulk"
             for i in range(problem.depth)
@@ -349,24 +328,14 @@ def _solution(
     ]
     if not (math.isnan(proof.outer_curvature) or proof.inner_curvature > 0.0 > proof.outer_curvature):
         notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
-    barrier = np.array([layer.barrier for layer in layers])
+    barrier = arrays["barrier"]
     if barrier.min() < math.log(problem.width) if math.isfinite(problem.width) else False:
         notes.append(
             f"at N = {problem.width:g} bulk and outliers are not separated (barrier {barrier.min():.1f} below ln N): "
             "one outlier per code and layer is a qualitative picture"
         )
     return ReluSolution(
-        kernel=np.array([layer.b_b[at] for layer in layers]), d=np.array([layer.bb[index] for layer in layers]),
-        bulk_kernel=np.array([layer.inner.b_b[at] for layer in layers]),
-        tilde=np.array([tilde[at] for tilde in order.tilde]).reshape(-1, len(index), len(index)),
-        delta=order.delta[:, index], t=order.t[index] @ span.T, free_energy=system.free_energy(x, rule),
-        bulk_activation=np.array([layer.inner.b[index] for layer in layers]), bulk_readout=span @ mean,
-        bulk_covariance=rest + span @ (s * top.inner.beta_beta - np.outer(mean, mean)) @ span.T,
-        bulk_output=root_s * (top.beta_b - order.top.T @ top.activation).T[index] @ span.T,
-        outlier_field=np.array([(order.outliers(i) @ settings[i].root.T)[:, index] for i in range(problem.depth)]),
-        outlier_activation=np.array([layer.activation[:, index] for layer in layers]),
-        outlier_preactivation=np.array(preactivation), outlier_readout=root_s * order.top @ span.T, barrier=barrier,
-        second_readout=rest + s * span @ top.beta_beta @ span.T,
-        patterns=tuple("".join(word[c] for c in index) for word in system.words), certificate=proof, status=ending[0],
-        message=ending[1], notes=tuple(notes), n_samples=task.n_samples, tau=problem.tau, width=problem.width,
+        **arrays, free_energy=float(system.free_energy(x, rule)), certificate=proof, status=ending[0],
+        patterns=tuple("".join(word[c] for c in index) for word in system.words), message=ending[1],
+        notes=tuple(notes), n_samples=task.n_samples, tau=problem.tau, width=problem.width,
     )  # fmt: skip

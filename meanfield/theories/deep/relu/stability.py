@@ -18,20 +18,24 @@ from dataclasses import fields
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
-from meanfield.theories.deep.relu.average import ReluRule
+from meanfield.theories.deep.certificate import OrderError
+from meanfield.theories.deep.relu.average import COARSE, ReluRule
 from meanfield.theories.deep.relu.coordinates import ReluOrder, directions
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray
 
-__all__ = ["gradient", "second_order"]
+__all__ = ["gradient", "order_errors", "second_order"]
 
 _OUTER = ("kernel", "d")
 _OUTLIERS = ("lower", "top")
 _STEP = 1e-4  # of the differences, of an unknown
+_SHORT = 0.1  # whitened length of an outlier below which its error counts absolutely
 _UNCERTAIN = 0.1  # antisymmetric part from which on nothing is said
 _GONE = 1e-6  # coordinate of an outlier below which there is none
+_NO_STEP = 1e-14  # singular value of a Jacobian, relative to the largest, that counts as none
+_TINY = 1e-300
 _RIGID = 1e-8  # curvature along an outlier that counts as none
 _NOT_A_MAXIMUM = 1e-3  # and one that is no error of the differences
 
@@ -153,3 +157,32 @@ def _constrained(own: FloatArray, coupling: FloatArray, held: FloatArray) -> flo
     along = coupling @ axes
     total = own + (along / np.maximum(values, _RIGID)) @ along.T
     return float(np.linalg.eigvalsh(total)[0]) / largest
+
+
+def order_errors(system: ReluSystem, x: FloatArray, rule: ReluRule, check: ReluRule) -> tuple[OrderError, ...]:
+    """How far the order parameters x, solved for with `rule`, are from where the equations of `check` hold: a step of
+    Newton's method with the Jacobian of coarse lattices.
+
+    Along a soft direction a small residual leaves a large error. K and d of the last layer, which are no unknowns,
+    include what both lattices differ by.
+
+    Raises
+    ------
+    BulkDiverges
+        If the averages do not exist there.
+    """
+    jacobian = system.jacobian(x, COARSE, system.residual(x, COARSE))
+    step = np.asarray(np.linalg.lstsq(jacobian, -system.residual(x, check), rcond=_NO_STEP)[0], dtype=float)
+    order, change, depth = system.unpack(x), system.unpack(step), system.problem.depth
+    largest: dict[tuple[str, int], float] = {}
+    for name, layer, basis, _ in system.blocks:
+        if not len(basis):
+            continue
+        have, moved = (getattr(one, name) if layer < 0 else getattr(one, name)[layer] for one in (order, change))
+        outliers = name in _OUTLIERS
+        size = max(float(np.abs(have).max()), _SHORT if outliers else _TINY)
+        largest["outliers" if outliers else name, layer % depth + 1] = float(np.abs(moved).max()) / size
+    last, there = (system.layer(system.unpack(at), depth - 1, way) for at, way in ((x, rule), (x + step, check)))
+    for name, have, moved in (("kernel", last.b_b, there.b_b), ("d", last.bb, there.bb)):
+        largest[name, depth] = float(np.abs(moved - have).max() / max(float(np.abs(have).max()), _TINY))
+    return tuple(OrderError(name, layer, value) for (name, layer), value in largest.items())

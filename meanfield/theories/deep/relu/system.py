@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.numerics.limits import check_time
-from meanfield.theories.deep.relu.average import ReluAverages, ReluRule, bulk, slab
+from meanfield.theories.deep.relu.average import FINE, FINE_WIDE, ReluAverages, ReluRule, bulk, slab
 from meanfield.theories.deep.relu.coordinates import Block, ReluOrder, add_blocks, directions, packed, packed_changes
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, Nonlinearity
 from meanfield.theories.deep.relu.outlier import condensed
@@ -25,6 +25,7 @@ from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["Layered", "ReluProblem", "ReluSystem"]
 
+_WIDE = 4  # dimensions of a lattice from which its spacings are wider
 _SHORT = 0.1  # whitened length of an outlier from which its error counts as relative
 _GONE = 1e-6  # and below which there is none
 _KEPT = 64  # averages that are remembered
@@ -175,6 +176,12 @@ class ReluSystem:
         else:
             d, covariance = problem.scale * order.d[layer - 1], problem.scale * order.kernel[layer - 1]
         return ReluSetting(root, problem.n, d, delta, covariance, problem.phi, self._sizes[layer])
+
+    def fine_rule(self, order: ReluOrder) -> ReluRule:
+        """The lattices of solutions."""
+        settings = [self.setting(order, layer) for layer in range(self.problem.depth)]
+        dimensions = max(setting.root.shape[1] + setting.shared[0].shape[1] for setting in settings)
+        return FINE if dimensions < _WIDE else FINE_WIDE
 
     def layer(self, order: ReluOrder, layer: int, rule: ReluRule) -> Layered:
         """Averages of a layer, bulk and outliers together."""

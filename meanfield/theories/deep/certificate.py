@@ -1,0 +1,174 @@
+"""The proof that comes with the solution of a deep network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from meanfield.archive import Header
+from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.claims import certificate_from
+from meanfield.validation import entry
+
+__all__ = ["Branch", "CodeCut", "DeepCertificate", "OrderError"]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A solution of the saddle equations that was found: its name, Phi, and its own residual."""
+
+    name: str
+    free_energy: float
+    residual: float
+
+
+@dataclass(frozen=True)
+class OrderError:
+    """Error of the order parameters of one kind ("kernel", "d", "tilde", "delta", "t") of a layer (1 .. L).
+
+    `value` is that of the worst entry, relative to the largest of its kind and layer.
+    """
+
+    name: str
+    layer: int
+    value: float
+
+
+@dataclass(frozen=True)
+class CodeCut:
+    """The part of the neurons of a code (`pattern`) of given share that are where it is cut from another code."""
+
+    pattern: str
+    share: float
+
+
+@dataclass(frozen=True)
+class DeepCertificate(Certificate):
+    """The proof that comes with a solution of a deep network.
+
+    Attributes
+    ----------
+    kkt_residual : float
+        Largest violation of the saddle equations, relative to the size of each block of order parameters, with all
+        averages computed by another quadrature (finer and shifted lattices, other nodes in z) than the solver's; of
+        rectifiers outputs relative to the largest target. At P = infinity that of the stationarity condition.
+    solver_residual : float
+        The same with the solver's own quadrature.
+    quadrature_error : float
+        |Phi - Phi'| / max(1, |Phi|) between the two quadratures.
+    inner_curvature, outer_curvature : float
+        Smallest relative curvature of Phi over the conjugates and t (positive: a minimum), and largest over the kernels
+        after that minimisation (negative: a maximum), among perturbations that respect the symmetry of the task; NaN if
+        not computed.
+    curvature_error : float
+        Largest difference of the Hessian, relative to its diagonal, from that of the other quadrature; of rectifiers
+        its largest antisymmetric part.
+    bound_gap : float
+        Of rectifiers the largest violation of Ehat <= 0 per |beta|^2 / 2 found over all directions of all layers, else
+        NaN. Where it is zero up to rounding no outlier is missing.
+    global_check : bool
+        Whether a duality gap or, of rectifiers, Ehat <= 0 was shown; that no other solution has a larger Phi is proven
+        by the former alone.
+    order_error : float
+        Largest error of the order parameters, each relative to the largest of its kind and layer: Newton's step from
+        the reported ones, with residual and exact Jacobian of the other quadrature. Where Phi is nearly flat in some
+        direction this is much larger than the residual. Of K and d of the last layer, which are no unknowns: what that
+        step changes in them, and their distance between two quadratures. Outliers shorter than a tenth of sqrt(N) count
+        absolutely. Certified answers have it below `rtol` as
+        well; at given shares of codes below 1e-4, and that of d of the last layer below 1e-2, as neurons between two
+        codes count for neither. NaN where it was not computed: at P = infinity.
+    order_errors : tuple of OrderError
+        The same for every kind of order parameters of every layer.
+    duality_gap : float
+        At P = infinity the distance between bounds from both sides, else NaN: Phi is not convex in the kernels.
+    branches : tuple of Branch
+        Other solutions that were found; the one with the largest Phi is reported.
+    searched : tuple of str
+        Where solutions were looked for, and with what outcome; others are not excluded (`DeepPosterior.rivals` looks
+        for more).
+    cuts : tuple of CodeCut
+        At given shares of codes: the part of each code's neurons that are within about a standard deviation of the
+        prior of readouts from where its basin ends and another begins. The answer depends on where the cut is about as
+        much, which a quadrature that cuts at the same place does not show. Largest close to an instability of the code.
+        At equilibrium empty, unless codes are those of whole nodes: then the part of each code's neurons that may have
+        another one (an estimate; by drawn neurons for more than three classes).
+    """
+
+    solver_residual: float = math.nan
+    quadrature_error: float = math.nan
+    inner_curvature: float = math.nan
+    outer_curvature: float = math.nan
+    curvature_error: float = math.nan
+    branches: tuple[Branch, ...] = ()
+    order_error: float = math.nan
+    order_errors: tuple[OrderError, ...] = ()
+    searched: tuple[str, ...] = ()
+    cuts: tuple[CodeCut, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        residual: float,
+        solver_residual: float,
+        quadrature_error: float,
+        inner_curvature: float = math.nan,
+        outer_curvature: float = math.nan,
+        curvature_error: float = math.nan,
+        duality_gap: float = math.nan,
+        branches: tuple[Branch, ...] = (),
+        order_errors: tuple[OrderError, ...] = (),
+        searched: tuple[str, ...] = (),
+        nullity: int = 0,
+        cuts: tuple[CodeCut, ...] = (),
+        bound_gap: float = math.nan,
+        bounded: bool = False,
+    ) -> DeepCertificate:
+        """`bounded`: whether there is no bound gap but for rounding; weights are unique unless `nullity` is given."""
+        return cls(
+            residual,
+            duality_gap,
+            bound_gap,
+            bounded or math.isfinite(duality_gap),
+            nullity == 0,
+            nullity=nullity,
+            solver_residual=solver_residual,
+            quadrature_error=quadrature_error,
+            inner_curvature=inner_curvature,
+            outer_curvature=outer_curvature,
+            curvature_error=curvature_error,
+            branches=branches,
+            order_error=max((error.value for error in order_errors), default=math.nan),
+            order_errors=order_errors,
+            searched=searched,
+            cuts=cuts,
+        )
+
+    @property
+    def softest(self) -> OrderError | None:
+        """The order parameters with the largest error."""
+        return max(self.order_errors, key=lambda error: error.value, default=None)
+
+    @property
+    def residual(self) -> float:
+        """`kkt_residual`."""
+        return self.kkt_residual
+
+    @classmethod
+    def unpack(cls, claimed: Header, status: str) -> DeepCertificate:
+        """From the entries of a file; ValueError for what is missing, unknown or of another type.
+
+        Files may be older than some entries, which are NaN or empty then.
+        """
+        rest, own = dict(claimed), dict[str, Any]()
+        for name in ("solver_residual", "quadrature_error"):
+            own[name] = entry(rest, name, (int, float))
+        for name in ("inner_curvature", "outer_curvature", "curvature_error", "order_error"):
+            own[name] = entry({name: math.nan} | rest, name, (int, float))
+        try:
+            for name, kind in (("branches", Branch), ("order_errors", OrderError), ("cuts", CodeCut)):
+                own[name] = tuple(kind(**item) for item in entry({name: []} | rest, name, list))
+        except TypeError as error:
+            raise ValueError(f"its {name} are none: {error}.") from None
+        own["searched"] = tuple(str(way) for way in entry({"searched": []} | rest, "searched", list))
+        return cls(**vars(certificate_from({k: v for k, v in rest.items() if k not in own}, status)), **own)
