@@ -28,7 +28,7 @@ def test_numbers_of_the_discrete_saddle(n_samples, carried, square):
     outputs = found.outlier_activation[-1].T @ found.outlier_readout
     assert abs(outputs[0, 0]) == pytest.approx(carried, abs=6e-4)
     assert found.barrier.min() > math.log(3e4)
-    assert any("followed from 80 samples" in note for note in found.notes)
+    assert any("followed from 80 samples" in note for note in found.certificate.searched)
 
 
 def test_too_few_samples_are_refused_in_words():
