@@ -11,6 +11,7 @@ import meanfield as mf
 from meanfield.posterior.certificate import UnstableFractions
 from meanfield.theories.deep import patched as patched_module
 from meanfield.theories.deep import solve as solve_module
+from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.packings import ball, names, node_lattice
@@ -70,7 +71,9 @@ def test_many_scattered_fields_are_read_from_a_table(name, highest):
     some = slice(0, None, 300)
     exact, derived = ScatteredSites(phi, 0.37, 50.0).at(0.05, -0.3)(b[some], h[some], highest)
     np.testing.assert_allclose(50.0 * g[some], 50.0 * exact, atol=5e-9)
-    np.testing.assert_allclose(found[:, some], derived, atol=5e-7 * np.abs(derived).max(), rtol=1e-5)
+    low = [i for i, order in enumerate(ORDERS) if sum(order) <= highest]
+    for one, other in zip(found[low][:, some], derived[low]):
+        np.testing.assert_allclose(one, other, atol=1e-6 * np.abs(other).max())
 
 
 @pytest.fixture(scope="module")
