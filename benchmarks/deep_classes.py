@@ -3,11 +3,13 @@
 python benchmarks/deep_classes.py                  # two layers: three tasks with classes of .4, .3, .2, .1
 python benchmarks/deep_classes.py layers 3 "m = 1"  # one of them on three layers
 python benchmarks/deep_classes.py random 4         # random fractions and targets
+python benchmarks/deep_classes.py five             # five classes, two layers
 python benchmarks/deep_classes.py alike            # four to ten exchangeable classes
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 
@@ -25,6 +27,11 @@ _TASKS = {
 }
 
 
+_FIVE = {
+    "m = 1": [[1.0], [-0.4], [-0.8], [0.3], [0.7]],
+    "m = 2": [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.3], [0.2, -0.8], [0.6, 0.7]],
+    "one-hot": np.eye(5).tolist(),
+}
 _ALIKE = [
     (4, 2, 100, 1.0), (4, 3, 100, 1.0), (4, 3, 1000, 1.0), (4, 2, 10_000, 1.0), (5, 2, 100, 1.0),
     (8, 3, 160, 1.0 / 3.0), (10, 2, 200, 1.0), (10, 3, 200, 1.0),
@@ -59,6 +66,12 @@ def main() -> None:
             m = 1 + seed % 2
             task = mf.class_task(rng.dirichlet(np.full(4, 4.0)), targets=rng.normal(size=(4, m)), n_samples=120)
             report(f"random {seed}, m = {m}, P = 120", task, 0.1, False)
+        return
+    if sys.argv[1:2] == ["five"]:
+        for phi, (name, targets), samples in itertools.product(("sigmoid", "tanh"), _FIVE.items(), (100, 1000)):
+            fractions = [0.2] * 5 if name == "one-hot" else [0.3, 0.25, 0.2, 0.15, 0.1]
+            task = mf.class_task(fractions, targets=targets, n_samples=samples)
+            report(f"five, {phi}, {name}, P = {samples}", task, 0.1, False, network=mf.Network(phi, depth=2))
         return
     if sys.argv[1:2] == ["alike"]:
         for count, depth, samples, beta in _ALIKE:

@@ -62,6 +62,7 @@ _QUICK, _TOO_FAR = 4, 0.5  # steps in which kernels that followed by themselves 
 _FIRST, _CLOSE = 2, 0.2  # passes after which Newton is tried, and up to which residual at first; then as many more
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 _WORK, ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
+_AROUND_PEAKS = 4.0  # times as much, where layers are integrated around peaks
 _SPENT = 0.98  # part of them after which no other start is tried
 _UPHILL, _NEARLY_UP = 0.03, 0.1  # residual from which Newton takes over from the climb, and from one that began close
 _LONG = 100  # steps of the latter at most: neurons of steps change their ways slowly
@@ -94,7 +95,7 @@ def polish(
     system = coarse.at_rule(FINE)
     if rough.residual > _ROUGH:
         return system, newton(system, rough.x, tolerance, most=most, progress=report)
-    with counted(ONE_WAY, beyond=True):
+    with counted((_AROUND_PEAKS if coarse.around_peaks else 1.0) * ONE_WAY, beyond=True):
         found = chord(system, rough.x, coarse.hessian(rough.averages), tolerance, report)
         if found.residual > tolerance:
             found = newton(system, found.x, tolerance, most=most, progress=report, known=found.averages)
@@ -135,12 +136,9 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
 
 
 def coding_and_starts(
-    problem: DeepProblem, tolerance: float, report: Report | None = None, brief: bool = False
+    problem: DeepProblem, tolerance: float, report: Report | None = None
 ) -> tuple[System, Found, list[Way] | None]:
-    """The same, and the starts at the coarse quadrature that were not needed; None where some before led to none.
-
-    `brief`: without the ascent on lattices around peaks, which takes longer than all others.
-    """
+    """The same, and the starts at the coarse quadrature that were not needed; None where some before led to none."""
     if problem.depth > 2 and problem.n_samples > _CLIMB:
         return *climbed(problem, tolerance, report), []
     many = problem.n_samples > _MANY
@@ -152,8 +150,7 @@ def coding_and_starts(
         starts.insert(len(starts) - 1, partial(from_few, problem, _ROUGH, report))
     if (problem.depth > 2 or (many and not patched(problem) and problem.depth == 2)) and len(problem.n) > 2:
         starts.insert(0, partial(_from_response, problem, report))
-    last = (_from_fewer,) if brief else (_from_fewer, _from_ascent)
-    others = [partial(way, problem, tolerance, report) for way in last]
+    others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
     if patched(problem):
         others.reverse()
     elif problem.depth > 1:
@@ -161,10 +158,11 @@ def coding_and_starts(
     ways: list[Way] = [*(partial(_polished, start, tolerance, report) for start in starts), *others]
     found: tuple[System, Found] | None = None
     error = NotCovered("no start was found from which the quadrature of all layers can be done")
-    with counted(_WORK) as work:
+    more = _AROUND_PEAKS if patched(problem) else 1.0
+    with counted(more * _WORK) as work:
         for tried, way in enumerate(ways, 1):
             try:
-                with counted(ONE_WAY):
+                with counted(more * ONE_WAY):
                     reached = way()
             except OutOfWork:
                 if work.done < _SPENT * work.most:

@@ -41,7 +41,7 @@ from meanfield.validation import FloatArray
 __all__ = ["ExchangeLayer", "Orbit"]
 
 _FINER = 0.25  # spacing of b
-_CANCELLED = 1e5  # sum of sizes in units of the sum, of an imaginary shared field
+_CANCELLED = 1e7  # sum of sizes in units of the sum, of an imaginary shared field; times rounding its error
 _ONE = KEYS.index((0, 0, 0, 0))  # column of class functions
 
 

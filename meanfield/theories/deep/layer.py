@@ -150,11 +150,8 @@ class Layer(LayerTerms):
         move, log = fields.inside_cells(at, _COPIES, rng)
         moved = h[:, None, :] + move
         for c, size in enumerate(self.n):
-            low, high = float(moved[:, :, c].min()), float(moved[:, :, c].max())
-            ends = float(b[:, c].min()), float(b[:, c].max())
-            step, d, delta = self.rule.z, float(setting.d[c]), float(setting.delta[c])
-            site = ScatteredSites(self.phi, step, d, delta, ends, (low, high))
-            base = site(b[:, c], np.clip(h[:, c], low, high), 0)[0]
+            site = ScatteredSites(self.phi, self.rule.z, float(size)).at(float(setting.d[c]), float(setting.delta[c]))
+            base = site(b[:, c], h[:, c], 0)[0]
             g = site(np.repeat(b[:, c], _COPIES), moved[:, :, c].ravel(), 0)[0]
             log += size * (g.reshape(log.shape) - base[:, None])
         chance = np.exp(np.minimum(log, 30.0)).ravel()

@@ -44,7 +44,7 @@ __all__ = ["PatchedLayer"]
 
 _LIGHTEST, _ANY = 20.0, 300.0  # nats below the heaviest peak, from where on one is left out; of given codes
 _CLIMBS, _STILL, _FLAT, _SAME = 30, 1e-8, 1e-3, 0.05
-_PIECE = 4096  # nodes at a time
+_PIECE = 2048  # nodes at a time
 _STEEPEST = 1500.0  # of fields b
 _MOST_NODES = 3_000_000
 _NODES = {True: 30_000, False: 80_000}  # wanted at most of coarse rules, of others
@@ -117,6 +117,8 @@ class PatchedLayer:
 
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
+        self.sites = [ScatteredSites(self.phi, self.rule.z, float(n)) for n in self.n]
+        self.known: Setting | None = None
         self.reach = 0.0
 
     # ---- the weight ------------------------------------------------------------------------------
@@ -137,13 +139,19 @@ class PatchedLayer:
         if np.abs(b).max() * (high - low) > _STEEPEST:
             raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
         log_weight, derived = -0.5 * (v**2).sum(axis=1) - 0.5 * v.shape[1] * math.log(2.0 * math.pi), []
-        for c, size in enumerate(self.n):
-            bounds = [(float(x[:, c].min()), float(x[:, c].max())) for x in (b, h)]
-            sites = ScatteredSites(self.phi, self.rule.z, float(setting.d[c]), float(setting.delta[c]), *bounds)
+        for c, sites in enumerate(self._sites(setting)):
             g, found = sites(b[:, c], h[:, c], highest)
-            log_weight = log_weight + size * g
+            log_weight = log_weight + self.n[c] * g
             derived.append(found)
         return _Site(log_weight, b, h, derived)
+
+    def _sites(self, setting: Setting) -> list[ScatteredSites]:
+        """The single sites of every class, tables of which serve as long as the setting is the same."""
+        if self.known is not setting:
+            self.known = setting
+            for sites, d, delta in zip(self.sites, setting.d.tolist(), setting.delta.tolist()):
+                sites.at(d, delta)
+        return self.sites
 
     def _slopes(self, setting: Setting, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """ln of the weight (N,), its gradient (N, D), and minus its second derivatives (N, D, D)."""
@@ -373,10 +381,12 @@ class PatchedLayer:
             parts = class_columns(every, derivatives, site.h[:, c], float(self.n[c]), products.samples)
             columns.append(np.ascontiguousarray(parts.T))
         terms = np.empty((len(products.table), len(weight)))
-        for row, of_class in zip(terms, products.table):
-            row[:] = weight
-            for c in np.flatnonzero(of_class).tolist():
-                row *= columns[c][of_class[c]]
+        for row, factors in zip(terms, products.factors):
+            before = weight
+            for c, at in factors:
+                before = np.multiply(before, columns[c][at], out=row)
+            if not factors:
+                row[:] = weight
         return terms
 
     def _detail(self, setting: Setting, nodes: _Nodes) -> Detail:
@@ -404,8 +414,7 @@ class PatchedLayer:
         r = root.shape[1]
         v = self.nodes.v[rows]
         b, h = v[:, :r] @ root[c], v[:, r:] @ field_root[c] if field_root.shape[1] else np.zeros(len(v))
-        bounds = [(float(x.min()), float(x.max())) for x in (b, h)]
-        g = ScatteredSites(self.phi, self.rule.z, d, delta, *bounds)(b, h, 0)[0]
+        g = self._sites(setting)[c](b, h, 0)[0]
 
         def density(z: FloatArray) -> FloatArray:
             value = self.phi(z)

@@ -36,8 +36,8 @@ class Peaks(NamedTuple):
     def squares(self, v: FloatArray) -> FloatArray:
         """(N, k) squared distances in units of the standard deviations of every member."""
         found = np.empty((len(v), len(self.share)))
-        for k, (mean, root) in enumerate(zip(self.mean, self.roots)):
-            found[:, k] = (np.linalg.solve(root, (v - mean).T) ** 2).sum(axis=0)
+        for k, (mean, inverse) in enumerate(zip(self.mean, np.linalg.inv(self.roots))):
+            found[:, k] = (((v - mean) @ inverse.T) ** 2).sum(axis=1)
         return found
 
     def shares(self, v: FloatArray) -> FloatArray:

@@ -43,7 +43,8 @@ def added(first: _Operator, second: _Operator) -> _Operator:
 
 @dataclass(eq=False)
 class Products:
-    """Rows of `table`: products over classes of columns of the class tables.
+    """Rows of `table`: products over classes of columns of the class tables, the first of which is 1; in `factors` the
+    class and column of those that are not.
 
     Operators are, in this order, those of k~ (entries on and above the diagonal; in the last layer d/db_c instead), of
     delta, and with `fields` those of the covariance of h and of d. `coefficient`: 1/2 where Price's theorem has it.
@@ -75,6 +76,7 @@ class Products:
 
     def _finish(self) -> None:
         self.table = np.array(list(self.rows), dtype=np.int64).reshape(-1, self.n_classes)
+        self.factors = [[(c, at) for c, at in enumerate(row) if at] for row in self.rows]
 
     @property
     def by_readout(self) -> bool:

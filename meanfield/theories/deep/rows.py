@@ -14,11 +14,11 @@ import numpy as np
 from meanfield.theories.deep.compiled.kernels import POINTS, lagrange
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
-__all__ = ["Rows", "even_rows", "given_rows", "spare"]
+__all__ = ["MIDDLE", "Rows", "even_rows", "given_rows", "spare"]
 
 # Error of the polynomial through POINTS neighbours in the middle between two of them, in units of a difference of that
 # order.
-_MIDDLE = float(np.prod(np.arange(1, POINTS, 2, dtype=float)) ** 2 / (2.0**POINTS * math.factorial(POINTS)))
+MIDDLE = float(np.prod(np.arange(1, POINTS, 2, dtype=float)) ** 2 / (2.0**POINTS * math.factorial(POINTS)))
 _HEAVY, _MOST = 1e-2, 0.9  # entries that count, and how many of them differences have to reach
 _HIT = 1e-6  # of the mean distance of given rows, within which a b is one of them
 
@@ -94,6 +94,6 @@ def spare(table: FloatArray, known: BoolArray, share: FloatArray, allowed: float
             break
         if not whole.any():
             break
-        error = _MIDDLE * float((np.abs(change) * weight)[whole].max())
+        error = MIDDLE * float((np.abs(change) * weight)[whole].max())
         best = np.fmax(best, stride * (allowed / max(error, 1e-300)) ** (1.0 / POINTS))
     return float(best)

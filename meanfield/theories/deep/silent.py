@@ -222,7 +222,7 @@ def quiet_solution(
     reached = None
     try:
         with counted(BRIEF):
-            reached = coding_and_starts(problem, tolerance, report, brief=True)
+            reached = coding_and_starts(problem, tolerance, report)
         if reached[1].residual <= tolerance:
             return reached
     except (NotCovered, np.linalg.LinAlgError):

@@ -25,6 +25,8 @@ from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = [
+    "EXPONENTIAL",
+    "PRODUCT",
     "REACH",
     "Site",
     "SiteNodes",
@@ -42,9 +44,9 @@ __all__ = [
 
 REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
-_PRODUCT = 0.4  # what a multiplication of a matrix product counts where these are most of it
+PRODUCT = 0.4  # what a multiplication of a matrix product counts where these are most of it
 _DERIVED = 100.0  # multiplications of the derivatives of g at one pair of b and h, where moments cost nothing
-_EXPONENTIAL = 40  # multiplications of a matrix product that it takes as long as
+EXPONENTIAL = 40  # multiplications of a matrix product that it takes as long as
 _DECAYS = 24.0  # powers of e by which the law may fall over the panel next to a kink
 _PLAIN = 0.45  # spacing where nothing is tilted
 _TINY = 1e-290
@@ -274,7 +276,7 @@ def noise_law(nodes: SiteNodes, h: FloatArray, d: float) -> FloatArray | None:
     where h are so far apart that groups of them have nodes of their own."""
     if nodes.breaks is not None or _spread(nodes, h):
         return None
-    spend(_EXPONENTIAL * float(len(nodes.z)) * len(h))
+    spend(EXPONENTIAL * float(len(nodes.z)) * len(h))
     xi = (nodes.z[:, None] - h) / math.sqrt(d)
     return np.asarray(np.exp(-0.5 * xi * xi) * (nodes.weight / math.sqrt(2.0 * math.pi * d))[:, None])
 
@@ -290,7 +292,7 @@ def _factors(
 ) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
     """What the integral over z consists of: ln of a scale (n_b, 1), the tilt (n_b, n_z), and the law of xi times its
     powers up to `highest`, each (n_z, n_h). `known`: `noise_law`."""
-    spend(float(len(nodes.z)) * (_EXPONENTIAL * (len(b) + len(h)) + len(h) * len(b)))
+    spend(float(len(nodes.z)) * (EXPONENTIAL * (len(b) + len(h)) + len(h) * len(b)))
     if nodes.breaks is None:
         first = noise_law(nodes, h, d) if known is None else known
         assert first is not None
@@ -394,7 +396,7 @@ def _derivatives(
     for i in range(most):
         np.multiply(by_phi[i], phi, out=by_phi[i + 1])
     size = len(b) * len(h)
-    each = _PRODUCT * len(MOMENTS) * len(nodes.z)
+    each = PRODUCT * len(MOMENTS) * len(nodes.z)
     spend((each if nodes.breaks is None else each + _DERIVED) * float(size))
     moments = np.zeros((len(MOMENTS), len(b), len(h)))
     total = np.empty(0)

@@ -30,6 +30,7 @@ _EVALUATION = 1e6  # multiplications that take as long as what an evaluation doe
 LATTICE_CLASSES = 3  # of different targets, up to which a layer with fields h is integrated on one lattice
 _MIRROR = str.maketrans("01", "10")
 SMALL = {"kernel": 1e-3, "d": 1e-6}  # what smaller ones are measured by: those of odd phi may vanish
+_WHOLE, _FINER_B = 1e-9, 0.4  # samples; how much closer nodes are where a class has few of them, and a part of one
 MOST_FIELDS = 8  # of a layer, up to which there are lattices around peaks
 
 
@@ -130,8 +131,9 @@ class System:
         lower, last = self.group.permuted(), self.group.turned()
         if p.phi.parity == "odd":  # every neuron has a mirror image (-b, -h)
             lower, last = (np.concatenate([turns, -turns]) for turns in (lower, last))
+        rule = _for_few(self.rule, p.n) if kind is Layer else self.rule
         self.layers: list[Any] = [
-            kind(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
+            kind(p.phi, p.n, rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
             for layer in range(p.depth)
         ]
         self.vectors = self.group.vector_basis()
@@ -447,6 +449,14 @@ def _kind(problem: DeepProblem, peaks: bool, apart: bool) -> Any:
         return Layer
     exchange = not (peaks or apart) and exchangeable(problem.n, problem.y)
     return ExchangeLayer if exchange else PatchedLayer
+
+
+def _for_few(rule: Rule, n: FloatArray) -> Rule:
+    """The rule where some class has less than two samples, but no whole number of them: exp(n g) has branch points at
+    the zeros of exp(g), at imaginary b, and is no mixture of Gaussians, for which the spacings of a rule are proven."""
+    if not np.any((n < 2.0) & (np.abs(n - np.round(n)) > _WHOLE)):
+        return rule
+    return rule._replace(beta=_FINER_B * rule.beta, rows=_FINER_B * rule.rows)
 
 
 def _root(matrix: FloatArray) -> FloatArray:

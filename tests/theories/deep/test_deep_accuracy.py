@@ -88,3 +88,12 @@ def test_error_of_the_last_kernel_is_in_the_certificate(tau):
     assert np.abs(s.kernel[-1] - kernel).max() <= 1.5 * errors["kernel"] * kernel.max() + 1e-14
     assert np.abs(s.d[-1] - d).max() <= (1.5 * errors["d"] + 1e-13) * d.max()
     assert max(errors.values()) <= proof.order_error < 1e-6
+
+
+@pytest.mark.parametrize("targets", [[1, -1], [1, -0.4]])
+def test_less_than_two_samples_in_a_class(targets):
+    """exp(n g) is no mixture of Gaussians of unit width then: lattices of whole numbers of samples left 1e-5."""
+    task = mf.class_task([0.94, 0.06], targets=targets, n_samples=20)
+    proof = solve_deep(mf.Network("sigmoid", 2), task, 0.1, competitors=False).certificate
+    assert proof.residual < 1e-9
+    assert proof.order_error < 1e-9

@@ -11,6 +11,7 @@ import meanfield as mf
 from meanfield.posterior.certificate import UnstableFractions
 from meanfield.theories.deep import patched as patched_module
 from meanfield.theories.deep import solve as solve_module
+from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.packings import ball, names, node_lattice
@@ -20,6 +21,7 @@ from meanfield.theories.deep.scattered import ScatteredSites
 from meanfield.theories.deep.site import site_derivatives, z_rule
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.system import Order, System
+from meanfield.theories.deep.work import counted
 
 NETWORK, THREE = mf.Network("sigmoid", depth=2), mf.Network("sigmoid", depth=3)
 PHI = NETWORK.activation
@@ -45,13 +47,33 @@ def test_lattices_integrate_gaussians(size):
 def test_single_sites_at_scattered_fields():
     rng = np.random.default_rng(0)
     b, h = 3.0 * rng.normal(size=40), rng.normal(size=40)
-    bounds = (b.min(), b.max()), (h.min(), h.max())
-    g, found = ScatteredSites(PHI, 0.4, 0.08, -0.3, *bounds)(b, h, 4)
-    nodes = z_rule(PHI, 0.08, *bounds[1], 0.4, np.abs(b).max())
+    sites = ScatteredSites(PHI, 0.4, 100.0).at(0.08, -0.3)
+    g, found = sites(b, h, 4)
+    nodes = z_rule(PHI, 0.08, h.min(), h.max(), 0.4, np.abs(b).max())
     exact, table = site_derivatives(nodes, b, h, 0.08, -0.3, 4)
     at = np.arange(40)
+    assert sites.table is None
     np.testing.assert_allclose(g, exact[at, at], atol=1e-12)
     np.testing.assert_allclose(found, table[:, at, at], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "hard_tanh", "tanh"])
+@pytest.mark.parametrize("highest", [0, 2, 4])
+def test_many_scattered_fields_are_read_from_a_table(name, highest):
+    """Few of them, which are integrated directly, agree; their cost is counted."""
+    phi, rng = mf.Network(name).activation, np.random.default_rng(1)
+    b, h = 8.0 * rng.normal(size=60_000), rng.normal(size=60_000)
+    sites = ScatteredSites(phi, 0.45, 50.0).at(0.05, -0.3)
+    with counted() as work:
+        g, found = sites(b, h, highest)
+    assert sites.table is not None
+    assert work.done > 1e7
+    some = slice(0, None, 300)
+    exact, derived = ScatteredSites(phi, 0.37, 50.0).at(0.05, -0.3)(b[some], h[some], highest)
+    np.testing.assert_allclose(50.0 * g[some], 50.0 * exact, atol=5e-9)
+    low = [i for i, order in enumerate(ORDERS) if sum(order) <= highest]
+    for one, other in zip(found[low][:, some], derived[low]):
+        np.testing.assert_allclose(one, other, atol=1e-6 * np.abs(other).max())
 
 
 @pytest.fixture(scope="module")
