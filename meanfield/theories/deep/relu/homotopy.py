@@ -34,6 +34,7 @@ _FAR = 0.995  # gain from which a mode of the bulk that does not condense may be
 _BORN = (0.5, 0.2)  # whitened lengths that are tried
 _DIFFERENCE, _FARTHEST = 1e-4, 0.05  # of lambda: of its differences, and a step of Newton where a code condenses
 _ROUNDING = 1e-5  # of the gain of an outlier on the way
+_LEAST = 0.01  # of the largest eigenvalue of a conjugate, where it starts
 _KEPT = 0.3  # of the smallest eigenvalue of a conjugate, over a step
 _SHORT = 0.02  # length below which an outlier has vanished
 
@@ -128,6 +129,8 @@ def _linear(problem: ReluProblem) -> ReluOrder:
         whole = both * kernel[layer] + np.diag(d[layer])
         tilde = np.linalg.solve(whole, learned) / both
         order.tilde[layer] = 0.49 * (tilde + tilde.T)
+        # Beside the linear network it is positive in all directions: of a singular one Newton's steps are not.
+        order.tilde[layer] += _LEAST * np.linalg.eigvalsh(order.tilde[layer])[-1] * np.eye(len(problem.n))
         order.kernel[layer] = kernel[layer] + prior[layer][0]
         order.d[layer] = prior[layer][1]
     return replace(order, t=t)
