@@ -92,10 +92,11 @@ class Nonlinearity:
     def rectifies(self) -> bool:
         """Whether classes that a neuron is not driven by end the bulk along its ray, in the first layer, too.
 
-        Their samples would have phi = 0 there, and nothing lower: phi vanishes on one side and is positive elsewhere.
+        Their samples would have phi = 0 there, and nothing lower: phi vanishes on one side, or at the kink alone (|z|),
+        and is positive elsewhere.
         """
         if not self.tabulated:
-            return self.slopes[0] == 0.0 < self.slopes[1]
+            return self.slopes[0] <= 0.0 < self.slopes[1]
         return (
             self.slopes[0] == 0.0 == self.numbers[2] and self.slopes[1] > 0.0 and not (self.numbers[TABLE:] < 0.0).any()
         )

@@ -85,7 +85,7 @@ def solve_relu(
     """
     problem, index, span = relu_problem(network, task, tau)
     least = float(problem.n.min())
-    few = problem.phi.rectifies and least < LEAST_SAMPLES
+    few = problem.phi.rectifies and problem.phi.slopes[0] == 0.0 and least < LEAST_SAMPLES
     if few and width is None:
         raise ConvergenceError(
             "in deep networks of rectifiers bulk and outliers are separated at infinite width only from "
@@ -187,7 +187,7 @@ def _limit(
             ("one outlier per class and layer", lambda: ([_planted(problem)], _NOT_COMPARED)),
             ("the branch from a network that hardly learns", lambda: _along(problem, report)),
         ]
-        if not problem.phi.tabulated and problem.phi.slopes[1] == 1.0:
+        if not problem.phi.tabulated and problem.phi.slopes == (0.0, 1.0):
             first = problem.n.min() >= _MANY
             ways.insert(0 if first else 2, ("the saddle of many samples", lambda: _many(problem, report)))
     else:
@@ -336,7 +336,9 @@ def _solution(
     for setting, layer, i in zip(settings, layers, range(problem.depth)):
         parts = [condensed(setting, beta) for beta in order.outliers(i)]
         z = np.array([part.h + setting.d * part.force for part in parts])
-        z = np.where(layer.activation > 0.0, layer.activation / problem.phi.slopes[1], np.where(z > 0.0, 0.0, z))
+        low, high = problem.phi.slopes
+        falls = (low < 0.0) & (z < 0.0)
+        z = np.where(layer.activation > 0.0, layer.activation / np.where(falls, low, high), np.where(z > 0.0, 0.0, z))
         preactivation.append(z[:, index])
     notes = [
         *(f"another solution has Phi = {one.free_energy:.7g}: {one.name}" for one in proof.branches),
