@@ -9,7 +9,7 @@ __all__ = ["site_by_panels", "two_class_violations"]
 
 
 def site_by_panels(phi, b, h, d, delta, reach=11.0):
-    """g, g_b, g_bb, g_h, g_hh at fields b, h (k,): Gauss-Legendre panels on either side of 0."""
+    """g, g_b, g_bb, g_h, g_hh at fields b, h (k,): Gauss-Legendre panels on either side of 0 and of kinks."""
     b, h = np.broadcast_arrays(np.asarray(b, float), np.asarray(h, float))
     x, w = np.polynomial.legendre.leggauss(16)
     wide = math.sqrt(d / min(1.0, 1.0 - max(delta, 0.0) * d))
@@ -17,6 +17,8 @@ def site_by_panels(phi, b, h, d, delta, reach=11.0):
     high = max(h.max(), (h + d * b).max(), 0.0) + reach * wide
     size = 0.5 * math.sqrt(1.0 / (1.0 / d + np.abs(b).max()))
     edges = np.concatenate([-np.arange(0.0, -low + size, size)[::-1], np.arange(size, high + size, size)])
+    kinks = [k for k in getattr(phi, "kinks", ()) if edges[0] < k < edges[-1]]
+    edges = np.unique(np.concatenate([edges, kinks]))
     half = 0.5 * np.diff(edges)
     z = (0.5 * (edges[1:] + edges[:-1]) + half * x[:, None]).ravel()
     weight = (half * w[:, None]).ravel() / math.sqrt(2.0 * math.pi * d)

@@ -9,9 +9,9 @@ import numpy as np
 
 from meanfield.theories.deep.relu.outlier import climbed, condensed
 from meanfield.theories.deep.relu.setting import ReluSetting
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["distant", "ended"]
+__all__ = ["distant", "ended", "first_order"]
 
 _NEAREST, _RATIO = 3.0, 1.12  # of the places along a ray
 _SAME = 0.999  # cosine of the angle between directions that are one
@@ -42,7 +42,7 @@ def distant(setting: ReluSetting, outliers: FloatArray, cut: float) -> tuple[Flo
         known.append(beta)
         # Between its asymptotes phi adds at most this much times the distance to the exponent.
         own_bend = float(setting.n @ np.abs(setting.root @ beta)) * setting.phi.bend
-        linear, lost = max(_first_order(setting, beta)[0], 0.0), 1.0 - found.gain
+        linear, lost = max(first_order(setting, beta)[0], 0.0), 1.0 - found.gain
         end = min(
             (own_bend + math.sqrt(own_bend**2 + 2.0 * cut * lost)) / lost,
             # Beyond first order samples add what they do within a standard deviation.
@@ -61,14 +61,14 @@ def ended(setting: ReluSetting, beta: FloatArray) -> bool:
     """
     if setting.phi.rectifies and not setting.phi.tabulated:
         return True
-    linear, kink = _first_order(setting, beta)
+    linear, kink = first_order(setting, beta)
     if abs(linear) > _NO_SLOPE * float(setting.n @ np.abs(setting.root @ beta)):
         return linear < 0.0
-    return kink
+    return bool(kink.any())
 
 
-def _first_order(setting: ReluSetting, beta: FloatArray) -> tuple[float, bool]:
-    """c of the weight along a ray, and whether a class is on the kink there.
+def first_order(setting: ReluSetting, beta: FloatArray) -> tuple[float, BoolArray]:
+    """c of the weight along a ray times |beta|, and which classes are on the kink there.
 
     Every sample adds to c what phi is beyond its asymptotes, at the z of finite size that its class is held at where
     that is on the kink.
@@ -86,4 +86,4 @@ def _first_order(setting: ReluSetting, beta: FloatArray) -> tuple[float, bool]:
         elif phi.tabulated:
             drive = b[c] + setting.delta[c] * found.activation[c]
             linear += n * drive * phi.numbers[2 if z[c] < 0.0 else 3]
-    return linear, bool(kink.any())
+    return linear, kink

@@ -18,6 +18,7 @@ from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.distant import ended
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import above
+from meanfield.theories.deep.relu.remote import condenses
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.start import prior_kernels
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
@@ -152,7 +153,7 @@ def _missing(system: ReluSystem, order: ReluOrder) -> bool:
     """Whether a code condenses that is no outlier, or cannot: lattices end before the weight grows along its ray."""
     for layer in range(system.problem.depth):
         setting = system.setting(order, layer)
-        if not all(ended(setting, beta) for beta in order.outliers(layer) if beta.any()):
+        if not all(condenses(setting, beta) for beta in order.outliers(layer) if beta.any()):
             return True
         if any(above(setting, word)[1].gain > 1.0 + _ROUNDING for word in (*system.words, "1" * len(setting.n))):
             return True
@@ -279,7 +280,7 @@ def _candidates(place: _Place) -> list[tuple[int, str, FloatArray]]:
             kink = np.abs(z) <= 1e-9 * np.abs(z).max()
             if place.system.present[layer, o] or one.word != word or not one.gain > _NEAR:
                 continue
-            if not (kink.any() and ended(setting, beta)):
+            if not (kink.any() and condenses(setting, beta)):
                 continue
             if any(float(beta @ other) > 1.0 - 1e-6 for other in known):
                 continue

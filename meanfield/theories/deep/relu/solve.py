@@ -27,6 +27,7 @@ from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.posterior import ReluPosterior
 from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.remote import remote_mode
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
 from meanfield.theories.deep.relu.stability import second_order
@@ -120,22 +121,46 @@ def solve_relu(
         residual, phi = system.error(x, check), system.free_energy(x, check)
     except BulkDiverges:
         residual, phi = math.inf, math.nan
+    remote = _remote_modes(system, x, rule)
+    residual = max(residual, *(error for _, error in remote), 0.0)
     free_energy = system.free_energy(x, rule)
     passed = worst <= 1.0 + _ROUNDING
     proof = ReluCertificate(
         residual, math.nan, worst - 1.0, passed, True, solver_residual=solver,
         quadrature_error=abs(phi - free_energy) / max(1.0, abs(free_energy)),
         inner_curvature=curvature.inner, outer_curvature=curvature.outer, curvature_error=curvature.error,
-        branches=limit.others, searched=searched,
+        branches=limit.others, searched=(*searched, *(text for text, _ in remote)),
     )  # fmt: skip
     status, message = Status.OPTIMAL, ""
     if not residual <= rtol:
         status, message = Status.RESIDUAL, f"the residual by independent lattices is {residual:.1e}, wanted {rtol:.1e}"
+        message += "".join(f"; {text}" for text, error in remote if error > rtol)
     elif not passed:
         status = Status.NOT_GLOBAL
         message = f"Ehat is positive in some direction (by {worst - 1.0:.1e}): an outlier of another code is missing"
     solution = _solution(system, x, rule, index, span, proof, (status, message), task)
     return ReluPosterior(network, task, tau, solution)
+
+
+def _remote_modes(system: ReluSystem, x: FloatArray, rule: ReluRule) -> list[tuple[str, float]]:
+    """Outliers that are modes of the bulk beyond all lattices, in words, and what that leaves of the equations."""
+    order, found = system.unpack(x), []
+    if system.problem.phi.rectifies:
+        return []
+    for layer in range(system.problem.depth):
+        setting, log_z = system.setting(order, layer), system.layer(order, layer, rule).log_z
+        for word, beta in zip(system.words, order.outliers(layer)):
+            if np.linalg.norm(beta) < _GONE:
+                continue
+            distance, error = remote_mode(setting, beta, log_z)
+            if math.isfinite(distance):
+                text = (
+                    f"the outlier {'-'.join(word)} of layer {layer + 1} is, in networks of more than "
+                    f"{(distance / np.linalg.norm(beta)) ** 2:.1g} neurons, several at about {distance:.1g} standard "
+                    f"deviations: its equations hold to {error:.0e}"
+                )
+                found.append((text, error))
+    return found
 
 
 def _refined(
