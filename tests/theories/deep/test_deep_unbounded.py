@@ -202,7 +202,7 @@ def test_even_phi_condenses_as_a_rectifier():
 
 
 def test_a_mode_beyond_all_lattices_is_an_outlier_to_first_order():
-    """The certificate counts what that leaves, of order 1 / x at x = 7e4 standard deviations."""
+    """The certificate counts what that leaves, of order 1 / x at x = 1e5 standard deviations."""
     post = solved(MISH, task=ZERO)
     assert [o.label for o in post.outliers] == ["1-0"]
     assert 1e-7 < post.certificate.residual < 1e-6

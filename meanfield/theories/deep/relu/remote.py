@@ -19,7 +19,7 @@ from meanfield.validation import FloatArray
 __all__ = ["condenses", "remote_mode"]
 
 _NEAREST = 400.0  # least distance at which the weight along the ray begins to grow
-_PLACES = 60.0, 120.0  # at which it is looked at
+_PLACES = 500.0, 1000.0  # at which it is looked at: A and a are what they are far away to a few per cent
 _FARTHEST = 1e30
 
 
