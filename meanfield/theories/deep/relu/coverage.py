@@ -39,6 +39,6 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
             f"{len(targets)}"
         )
     phi = nonlinearity_of(network.activation)
-    if (np.abs(targets).max(axis=1) == 0.0).any() and phi is not None and phi.rectifies and not phi.tabulated:
+    if (np.abs(targets).max(axis=1) == 0.0).any() and phi is not None and phi.rectifies:
         return "deep networks of rectifiers are solved where every class has a target other than zero"
     return None
