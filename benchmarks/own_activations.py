@@ -2,7 +2,8 @@
 
     python benchmarks/own_activations.py --seconds 60 --check
 
-Activations as a newcomer writes them, two and three layers, targets (1, -1), (1, -.5), (1, 0, 0) and (1, 0, -1),
+Activations as a newcomer writes them, two and three layers, targets (1, -1), (1, -.5), (1, 0, 0) and (1, 0, -1) (other
+ones with `--targets`: "eye2", "eye3" are one-hot),
 P = 100 at tau = .05 and P = 1e4 at tau = .01, default readout exponent, equal classes. Every task is solved in a
 process of its own, which ends after `--seconds` of processor time; outcomes are those of `random_deep.py`. With
 `--check` certified answers of bounded phi are integrated again by Sobol points (`tests/deep_oracles.py`), those of
@@ -47,12 +48,20 @@ FORMULAS = {
     "elu": sp.Piecewise((z, z > 0), (sp.exp(z) - 1, True)),
     "softplus": sp.log(1 + sp.exp(z)),
     "leaky": sp.Max(z, z / 5),
+    "leaky.1": sp.Max(z, z / 10),
+    "leaky.3": sp.Max(z, 3 * z / 10),
+    "mish": z * sp.tanh(sp.log(1 + sp.exp(z))),
+    "hardswish": z * sp.Min(sp.Max(z + 3, 0), 6) / 6,
     "square": z**2,
     "abs": sp.Abs(z),
     "shrink": sp.Max(z - 1, 0) - sp.Max(-z - 1, 0),
     "affine": 2 * z + 1,
 }
-TARGETS = {"+-": (1, -1), "1,-.5": (1, -0.5), "100": (1, 0, 0), "10-1": (1, 0, -1)}
+TARGETS = {
+    "+-": (1, -1), "1,-.5": (1, -0.5), "100": (1, 0, 0), "10-1": (1, 0, -1), "1,.3": (1, 0.3), "10": (1, 0),
+    "eye2": np.eye(2), "eye3": np.eye(3),
+}  # fmt: skip
+USUAL = list(TARGETS)[:4]
 SIZES = ((100, 0.05), (10_000, 0.01))
 _SAME = 1e-4  # of plain grids
 
@@ -75,7 +84,7 @@ def main():
     parser.add_argument("--check", action="store_true", help="integrate certified answers again")
     parser.add_argument("--kinds", nargs="+", default=list(FORMULAS), choices=list(FORMULAS))
     parser.add_argument("--depths", nargs="+", type=int, default=[2, 3])
-    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--targets", nargs="+", default=USUAL, choices=list(TARGETS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[0, 1], help="0: P = 100; 1: P = 1e4")
     options = parser.parse_args()
     easy = mf.class_task(targets=[1, -1], n_samples=100)

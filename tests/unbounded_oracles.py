@@ -9,7 +9,7 @@ __all__ = ["site_by_panels", "two_class_violations"]
 
 
 def site_by_panels(phi, b, h, d, delta, reach=11.0):
-    """g, g_b, g_bb, g_h, g_hh at fields b, h (k,): Gauss-Legendre panels on either side of 0."""
+    """g, g_b, g_bb, g_h, g_hh at fields b, h (k,): Gauss-Legendre panels on either side of 0 and of kinks."""
     b, h = np.broadcast_arrays(np.asarray(b, float), np.asarray(h, float))
     x, w = np.polynomial.legendre.leggauss(16)
     wide = math.sqrt(d / min(1.0, 1.0 - max(delta, 0.0) * d))
@@ -17,6 +17,8 @@ def site_by_panels(phi, b, h, d, delta, reach=11.0):
     high = max(h.max(), (h + d * b).max(), 0.0) + reach * wide
     size = 0.5 * math.sqrt(1.0 / (1.0 / d + np.abs(b).max()))
     edges = np.concatenate([-np.arange(0.0, -low + size, size)[::-1], np.arange(size, high + size, size)])
+    kinks = [k for k in getattr(phi, "kinks", ()) if edges[0] < k < edges[-1]]
+    edges = np.unique(np.concatenate([edges, kinks]))
     half = 0.5 * np.diff(edges)
     z = (0.5 * (edges[1:] + edges[:-1]) + half * x[:, None]).ravel()
     weight = (half * w[:, None]).ravel() / math.sqrt(2.0 * math.pi * d)
@@ -111,14 +113,16 @@ def _second_layer(phi, root, n, d, covariance, step, cut):
 def _over_h(phi, b, n, d, inverse, spacing, near):
     """ln of the sum over a square of h that grows until its rim is light; averages at this b."""
     low, high = near - 40 * spacing, near + 40 * spacing
+    even = bool(np.isclose(phi(np.array([1.3])), phi(np.array([-1.3]))).all())  # maxima are pairs h, -h: half of all h
     while True:
+        low[0] = 0.0 if even else low[0]
         axes = [spacing * np.arange(math.floor(low[c] / spacing), math.ceil(high[c] / spacing) + 1) for c in range(2)]
         sites = [site_by_panels(phi, np.full(len(axes[c]), b[c]), axes[c], d[c], 0.0) for c in range(2)]
         height = (n[0] * sites[0][0] - 0.5 * inverse[0, 0] * axes[0] ** 2)[:, None]
         height = height + n[1] * sites[1][0] - 0.5 * inverse[1, 1] * axes[1] ** 2
         height = height - inverse[0, 1] * axes[0][:, None] * axes[1]
         top = height.max()
-        rims = [height[0].max(), height[-1].max(), height[:, 0].max(), height[:, -1].max()]
+        rims = [-math.inf if even else height[0].max(), height[-1].max(), height[:, 0].max(), height[:, -1].max()]
         heavy = [rim > top - 40.0 for rim in rims]
         if not any(heavy):
             break
@@ -126,6 +130,9 @@ def _over_h(phi, b, n, d, inverse, spacing, near):
         low = low - 0.5 * size * np.array([heavy[0], heavy[2]])
         high = high + 0.5 * size * np.array([heavy[1], heavy[3]])
     w = np.exp(height - top)
+    if even:
+        w[0] *= 0.5
+        w *= 2.0
     total = w.sum()
     w /= total
     own = [w.sum(axis=1), w.sum(axis=0)]

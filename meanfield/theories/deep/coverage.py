@@ -37,8 +37,8 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
     if not linear and not phi.bounded:
         return (
             f"{phi.name} is unbounded: in deep networks its neurons may condense in every layer, which is available "
-            "for phi with straight asymptotes, analytic (softplus, GELU) or linear on either side of 0 (ReLU, leaky "
-            "ReLU); bounded and linear activations are covered, too"
+            "for phi without jumps that comes to straight asymptotes within |z| = 60 and has up to three kinks "
+            "(softplus, GELU, ELU, ReLU, leaky ReLU); bounded and linear activations are covered, too"
         )
     if math.isinf(task.n_samples):
         if network.beta != 1.0 and not network.uniform:

@@ -20,7 +20,11 @@ from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluSystem
 
 TASK = mf.class_task(targets=[1, -1], n_samples=100)
+ZERO = mf.class_task(targets=[1, 0], n_samples=100)
 Z = sp.Symbol("z", real=True)
+ELU = mf.Activation(sp.Piecewise((Z, Z > 0), (sp.exp(Z) - 1, True)), Z, name="elu")
+HARD_SWISH = mf.Activation(Z * sp.Min(sp.Max(Z + 3, 0), 6) / 6, Z, name="hardswish")
+MISH = mf.Activation(Z * sp.tanh(sp.log(1 + sp.exp(Z))), Z, name="mish")
 
 
 def leaky(slope):
@@ -44,7 +48,7 @@ def softplus():
 # ---- the single-site function -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phi", [leaky(0.3), mf.activation("softplus"), mf.activation("gelu")])
+@pytest.mark.parametrize("phi", [leaky(0.3), mf.activation("softplus"), mf.activation("gelu"), ELU, HARD_SWISH])
 @pytest.mark.parametrize(
     ("b", "h", "d", "delta"), [(0.7, -0.3, 0.4, -0.5), (-2.0, 0.9, 0.2, 0.3), (3.0, -4.0, 1.0, 0.0)]
 )
@@ -54,7 +58,8 @@ def test_the_single_site_function_is_its_integral(phi, b, h, d, delta):
             x = float(phi(z))
             return math.exp(b * x + 0.5 * delta * x * x - 0.5 * (z - h) ** 2 / d) / math.sqrt(2 * math.pi * d) * f(z)
 
-        return sum(quad(weight, *ends, epsabs=0, epsrel=1e-12, limit=400)[0] for ends in ((h - 14, 0), (0, 16)))
+        edges = sorted({h - 14, 0, 16, *phi.kinks})
+        return sum(quad(weight, *ends, epsabs=0, epsrel=1e-12, limit=400)[0] for ends in itertools.pairwise(edges))
 
     total = integral(lambda _: 1.0)
     mean, square = (integral(lambda z, k=k: float(phi(z)) ** k) / total for k in (1, 2))
@@ -175,6 +180,36 @@ def test_expression_of_a_user():
     assert max(two_class_violations(lambda z: z / (1 + np.exp(-z)), post).values()) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("phi", "free_energy"), [(leaky(0.3), -10.195855717), (ELU, -9.232068343)], ids=["leaky ReLU", "ELU"]
+)
+def test_a_class_whose_target_is_zero(phi, free_energy):
+    post = solved(phi, task=ZERO)
+    assert post.status == "optimal"
+    assert post.free_energy == pytest.approx(free_energy, abs=1e-7)
+    assert max(two_class_violations(phi, post).values()) < 1e-7
+
+
+def test_even_phi_condenses_as_a_rectifier():
+    """|z| is lowest at its kink: classes that are not driven stay there. Maxima come in pairs h, -h."""
+    phi = mf.Activation(sp.Abs(Z), Z)
+    post = solved(phi, task=mf.class_task(targets=[1, 0.3], n_samples=100))
+    assert post.layer_outliers(1)
+    assert post.certificate.inner_curvature > 0.0 > post.certificate.outer_curvature
+    assert max(two_class_violations(phi, post).values()) < 1e-8
+    with pytest.raises(ValueError, match="width"):
+        solved(phi, width=400)
+
+
+def test_a_mode_beyond_all_lattices_is_an_outlier_to_first_order():
+    """The certificate counts what that leaves, of order 1 / x at x = 1e5 standard deviations."""
+    post = solved(MISH, task=ZERO)
+    assert [o.label for o in post.outliers] == ["1-0"]
+    assert 1e-7 < post.certificate.residual < 1e-6
+    assert "standard deviations" in " ".join(post.certificate.searched)
+    assert max(two_class_violations(MISH, post).values()) < 1e-6
+
+
 def test_files_keep_it(leaky_third, tmp_path):
     back = mf.load(leaky_third.save(tmp_path / "post"))
     np.testing.assert_array_equal(back.solution.kernel, leaky_third.solution.kernel)
@@ -237,8 +272,9 @@ def test_what_is_not_there_is_refused_in_words(leaky_third, softplus):
         leaky_third.sample_neurons(100)
     with pytest.raises(ValueError, match="max\\(z, 0\\) only"):
         solved("softplus", width=3000).one_loop()
-    two_kinks = mf.activation(sp.Abs(Z - 1) + sp.Abs(Z))
-    with pytest.raises(ValueError, match="straight asymptotes"):
-        solved(two_kinks)
-    assert nonlinearity_of(two_kinks) is None
+    for phi in (sp.sqrt(1 + Z**2), sp.Max(Z, 0) + sp.Max(Z - 1, 0) + sp.Max(Z - sp.sqrt(2), 0)):
+        own = mf.activation(phi)  # slow tails; kinks on no common lattice
+        with pytest.raises(ValueError, match="straight asymptotes"):
+            solved(own)
+        assert nonlinearity_of(own) is None
     assert "varphi_{\\infty}" in mf.equations(mf.Network("gelu", 2)).latex()

@@ -216,8 +216,9 @@ def _average(
             raise BulkDiverges("the bulk reaches too far for the lattice of its fields.")
         total, log_z, status, counts = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta,
-            setting.phi.numbers, u, spread, lines, kind, reach, np.array([half_b, half_m, half_h]), ends, seeds,
-            np.array(rule), most, changes, stop_word(),
+            setting.phi.numbers, u, spread, lines, kind, reach, np.array([half_b, half_m, half_h]),
+            _centres(setting, spread, lines, kind, half_b, seeds, remote, rule), ends, seeds, np.array(rule), most,
+            changes, stop_word(),
         )  # fmt: skip
         nodes = int(counts[0])
         spend(_CALL + n_classes * nodes * _NODE[slopes] + int(counts[1]) * _CELL[slopes])
@@ -272,6 +273,36 @@ def _first_halves(
         steps = far * float(size.max()) / (rule.table * rule.h)
     places = far * np.sqrt(np.diag(setting.covariance) * (1.0 / spread + setting.n / setting.d)) / rule.h
     return min(max(half_m, int(steps)), _MOST_PLACES), min(max(half_h, int(places.max())), _MOST_PLACES)
+
+
+def _centres(
+    setting: ReluSetting,
+    spread: FloatArray,
+    lines: FloatArray,
+    kind: NDArray[np.int64],
+    half_b: int,
+    seeds: FloatArray,
+    remote: tuple[FloatArray, FloatArray] | None,
+    rule: ReluRule,
+) -> NDArray[np.int64]:
+    """(kinds, rows, 2) places at which tables of class averages have their middle, on the rays of far modes."""
+    found = np.zeros((kind.max() + 1, 2 * half_b + 1, 2), dtype=np.int64)
+    if remote is None or not len(remote[0]) or setting.root.shape[1] != 1 or len(lines) != 1:
+        return found
+    beta = rule.beta * (np.arange(-half_b, half_b + 1) + rule.shift)
+    spacing = rule.h / np.sqrt(1.0 / spread + setting.n / setting.d)
+    for sign in (-1.0, 1.0):
+        on_ray = sign * remote[0][:, 0] > 0.0
+        if not on_ray.any():
+            continue
+        last = np.flatnonzero(on_ray)[-1]  # alpha and h are in proportion to beta
+        rows = sign * beta > 0.0
+        part = beta[rows, None] / remote[0][last, 0]
+        for own in range(len(found)):
+            c = int(np.flatnonzero(kind == own)[0])
+            per_row = np.array([seeds[last, 1] / lines[0], remote[1][last, c] / spacing[c]])
+            found[own, rows] = np.rint(part * per_row)
+    return found
 
 
 def _axes(setting: ReluSetting, u: FloatArray, spread: FloatArray, rule: ReluRule) -> tuple[FloatArray, FloatArray]:

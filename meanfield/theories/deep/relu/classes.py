@@ -47,7 +47,9 @@ def arrays_of(
     for setting, layer, i in zip(settings, layers, range(problem.depth)):
         parts = [condensed(setting, beta) for beta in order.outliers(i)]
         z = np.array([part.h + setting.d * part.force for part in parts])
-        z = np.where(layer.activation > 0.0, layer.activation / problem.phi.slopes[1], np.where(z > 0.0, 0.0, z))
+        low, high = problem.phi.slopes
+        falls = (low < 0.0) & (z < 0.0)
+        z = np.where(layer.activation > 0.0, layer.activation / np.where(falls, low, high), np.where(z > 0.0, 0.0, z))
         preactivation.append(z[:, index])
     return {
         "kernel": np.array([layer.b_b[at] for layer in layers]),

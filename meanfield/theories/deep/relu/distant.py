@@ -9,9 +9,9 @@ import numpy as np
 
 from meanfield.theories.deep.relu.outlier import climbed, condensed
 from meanfield.theories.deep.relu.setting import ReluSetting
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["distant", "ended"]
+__all__ = ["distant", "ended", "first_order"]
 
 _NEAREST, _RATIO = 3.0, 1.12  # of the places along a ray
 _SAME = 0.999  # cosine of the angle between directions that are one
@@ -42,7 +42,12 @@ def distant(setting: ReluSetting, outliers: FloatArray, cut: float) -> tuple[Flo
         known.append(beta)
         # Between its asymptotes phi adds at most this much times the distance to the exponent.
         own_bend = float(setting.n @ np.abs(setting.root @ beta)) * setting.phi.bend
-        end = (own_bend + math.sqrt(own_bend**2 + 2.0 * cut * (1.0 - found.gain))) / (1.0 - found.gain)
+        linear, lost = max(first_order(setting, beta)[0], 0.0), 1.0 - found.gain
+        end = min(
+            (own_bend + math.sqrt(own_bend**2 + 2.0 * cut * lost)) / lost,
+            # Beyond first order samples add what they do within a standard deviation.
+            (linear + math.sqrt(linear**2 + 2.0 * (cut + setting.n.sum()) * lost)) / lost,
+        )
         at = _NEAREST * _RATIO ** np.arange(max(0, math.ceil(math.log(end / _NEAREST) / math.log(_RATIO))))
         fields.append(at[:, None] * beta)
         own.append(at[:, None] * found.h)
@@ -52,16 +57,27 @@ def distant(setting: ReluSetting, outliers: FloatArray, cut: float) -> tuple[Flo
 def ended(setting: ReluSetting, beta: FloatArray) -> bool:
     """Whether the weight along the ray of an outlier, at gain 1, has an integral: ln of it is c x + O(ln x).
 
+    Where c = 0 samples on the kink, or beside a phi that vanishes, make it fall.
+    """
+    if setting.phi.rectifies and not setting.phi.tabulated:
+        return True
+    linear, kink = first_order(setting, beta)
+    if abs(linear) > _NO_SLOPE * float(setting.n @ np.abs(setting.root @ beta)):
+        return linear < 0.0
+    return bool(kink.any())
+
+
+def first_order(setting: ReluSetting, beta: FloatArray) -> tuple[float, BoolArray]:
+    """c of the weight along a ray times |beta|, and which classes are on the kink there.
+
     Every sample adds to c what phi is beyond its asymptotes, at the z of finite size that its class is held at where
-    that is on the kink. Where c = 0 samples on the kink, or beside a phi that vanishes, make it fall.
+    that is on the kink.
     """
     found, phi = condensed(setting, beta), setting.phi
     b = setting.root @ beta
     z = found.h + setting.d * found.force
     low, high = phi.slopes
     kink = np.abs(z) <= _AT_KINK * np.abs(z).max()
-    if phi.rectifies and not phi.tabulated:
-        return True
     linear = 0.0
     for c, n in enumerate(setting.n):
         if kink[c]:
@@ -70,6 +86,4 @@ def ended(setting: ReluSetting, beta: FloatArray) -> bool:
         elif phi.tabulated:
             drive = b[c] + setting.delta[c] * found.activation[c]
             linear += n * drive * phi.numbers[2 if z[c] < 0.0 else 3]
-    if abs(linear) > _NO_SLOPE * float(setting.n @ np.abs(b)):
-        return linear < 0.0
-    return bool(kink.any())
+    return linear, kink

@@ -41,7 +41,7 @@ def solve(
     from meanfield.theories.deep.relu.solve import solve_relu
 
     phi = nonlinearity_of(problem.network.activation)
-    if width is not None and not (phi is not None and phi.rectifies):
+    if width is not None and not (phi is not None and phi.rectifies and phi.slopes[0] == 0.0):
         raise ValueError(
             f"width= is for deep networks of rectifiers, whose neurons condense in every layer; those of "
             f"{problem.network.activation.name} have modes at finite distances, which hold no whole number of neurons."

@@ -18,6 +18,7 @@ from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.distant import ended
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import above
+from meanfield.theories.deep.relu.remote import condenses
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.start import prior_kernels
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
@@ -34,6 +35,7 @@ _FAR = 0.995  # gain from which a mode of the bulk that does not condense may be
 _BORN = (0.5, 0.2)  # whitened lengths that are tried
 _DIFFERENCE, _FARTHEST = 1e-4, 0.05  # of lambda: of its differences, and a step of Newton where a code condenses
 _ROUNDING = 1e-5  # of the gain of an outlier on the way
+_LEAST = 0.01  # of the largest eigenvalue of a conjugate, where it starts
 _KEPT = 0.3  # of the smallest eigenvalue of a conjugate, over a step
 _SHORT = 0.02  # length below which an outlier has vanished
 
@@ -128,6 +130,8 @@ def _linear(problem: ReluProblem) -> ReluOrder:
         whole = both * kernel[layer] + np.diag(d[layer])
         tilde = np.linalg.solve(whole, learned) / both
         order.tilde[layer] = 0.49 * (tilde + tilde.T)
+        # Beside the linear network it is positive in all directions: of a singular one Newton's steps are not.
+        order.tilde[layer] += _LEAST * np.linalg.eigvalsh(order.tilde[layer])[-1] * np.eye(len(problem.n))
         order.kernel[layer] = kernel[layer] + prior[layer][0]
         order.d[layer] = prior[layer][1]
     return replace(order, t=t)
@@ -149,7 +153,7 @@ def _missing(system: ReluSystem, order: ReluOrder) -> bool:
     """Whether a code condenses that is no outlier, or cannot: lattices end before the weight grows along its ray."""
     for layer in range(system.problem.depth):
         setting = system.setting(order, layer)
-        if not all(ended(setting, beta) for beta in order.outliers(layer) if beta.any()):
+        if not all(condenses(setting, beta) for beta in order.outliers(layer) if beta.any()):
             return True
         if any(above(setting, word)[1].gain > 1.0 + _ROUNDING for word in (*system.words, "1" * len(setting.n))):
             return True
@@ -276,7 +280,7 @@ def _candidates(place: _Place) -> list[tuple[int, str, FloatArray]]:
             kink = np.abs(z) <= 1e-9 * np.abs(z).max()
             if place.system.present[layer, o] or one.word != word or not one.gain > _NEAR:
                 continue
-            if not (kink.any() and ended(setting, beta)):
+            if not (kink.any() and condenses(setting, beta)):
                 continue
             if any(float(beta @ other) > 1.0 - 1e-6 for other in known):
                 continue

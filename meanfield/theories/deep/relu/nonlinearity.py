@@ -13,8 +13,12 @@ from meanfield.validation import FloatArray
 
 __all__ = ["RECTIFIER", "TABLE", "Nonlinearity", "nonlinearity_of"]
 
-TABLE = 6  # where the values of a table begin
+TABLE = 10  # where the values of a table begin
 _SPACING, _END = 0.02, 60.0  # of a table of phi
+_BESIDE_KINKS = 0.005  # the same where phi has kinks, at most
+_MOST_KINKS = 3
+_APART = 12  # spacings between kinks, at least
+_JUMP = 1e-7  # of phi within 1e-9, which is none
 _FLAT = 1e-13  # what is left of phi beyond its asymptotes at the end of the table
 _NODES = 400  # of the unit noise of prior averages
 
@@ -92,10 +96,11 @@ class Nonlinearity:
     def rectifies(self) -> bool:
         """Whether classes that a neuron is not driven by end the bulk along its ray, in the first layer, too.
 
-        Their samples would have phi = 0 there, and nothing lower: phi vanishes on one side and is positive elsewhere.
+        Their samples would have phi = 0 there, and nothing lower: phi vanishes on one side, or at the kink alone (|z|),
+        and is positive elsewhere.
         """
         if not self.tabulated:
-            return self.slopes[0] == 0.0 < self.slopes[1]
+            return self.slopes[0] <= 0.0 < self.slopes[1]
         return (
             self.slopes[0] == 0.0 == self.numbers[2] and self.slopes[1] > 0.0 and not (self.numbers[TABLE:] < 0.0).any()
         )
@@ -120,7 +125,7 @@ class Nonlinearity:
         numbers, r = part * self.numbers, (1.0 - part) * self.slope
         numbers[:2] += r
         if self.tabulated:
-            numbers[4] = self.numbers[4]
+            numbers[4], numbers[6:TABLE] = self.numbers[4], self.numbers[6:TABLE]
             numbers[TABLE:] += r * self._places
         return Nonlinearity(numbers, self.phi, part)
 
@@ -137,23 +142,49 @@ def _normal() -> tuple[FloatArray, FloatArray]:
 
 @lru_cache(maxsize=64)
 def nonlinearity_of(phi: Activation) -> Nonlinearity | None:
-    """phi for compiled code; None where it is not linear at both ends, or not analytic in between.
+    """phi for compiled code; None where it has no asymptotes, jumps, or has kinks that are not on one lattice.
 
-    Linear between kinks is covered where there is one kink, at z = 0, and phi(0) = 0 there.
+    Two slopes where it is linear on both sides of 0, otherwise a table.
     """
     if phi.bounded or not all(math.isfinite(r) for r in phi.slopes):
         return None
-    if phi.pieces is not None:
-        centred = phi.pieces.breaks in ((), (0.0,)) and not any(phi.pieces.intercepts)
-        return Nonlinearity(np.array(phi.slopes), phi) if centred else None
-    if phi.kinks or not all(math.isfinite(i) for i in phi.intercepts):
+    if phi.pieces is not None and phi.pieces.breaks in ((), (0.0,)) and not any(phi.pieces.intercepts):
+        return Nonlinearity(np.array(phi.slopes), phi)
+    spacing = _spacing_for(phi)
+    if spacing is None or not all(math.isfinite(i) for i in phi.intercepts):
         return None
-    count = round(_END / _SPACING)
-    z = _SPACING * np.arange(-count, count + 1)
+    count = round(_END / spacing)
+    z = spacing * np.arange(-count, count + 1)
     value = np.asarray(phi(z))
     for side, end in ((0, z[0]), (1, z[-1])):
         asymptote = phi.slopes[side] * end + phi.intercepts[side]
         if abs(float(phi(end)) - asymptote) > _FLAT * max(1.0, abs(end)):
             return None
-    bend = float(np.abs(np.diff(value, 2)).max()) / _SPACING**2
-    return Nonlinearity(np.array([*phi.slopes, *phi.intercepts, _SPACING, bend, *value]), phi)
+    kinks = np.rint(np.array(phi.kinks) / spacing).astype(int)
+    curved = np.abs(np.diff(value, 2))
+    curved[kinks + count - 1] = 0.0
+    places = np.zeros(_MOST_KINKS)
+    places[: len(kinks)] = kinks
+    head = [*phi.slopes, *phi.intercepts, spacing, float(curved.max()) / spacing**2, len(kinks), *places]
+    return Nonlinearity(np.array([*head, *value]), phi)
+
+
+def _spacing_for(phi: Activation) -> float | None:
+    """Of a table of phi of which all kinks are nodes; None where there is none, or phi jumps."""
+    kinks = np.array(phi.kinks)
+    if not len(kinks):
+        return _SPACING
+    if len(kinks) > _MOST_KINKS or np.abs(kinks).max() > 0.5 * _END or any(map(math.isfinite, phi.reach)):
+        return None
+    if np.abs(phi(kinks + 1e-9) - phi(kinks - 1e-9)).max() > _JUMP:
+        return None
+    farthest = float(np.abs(kinks).max())
+    if farthest == 0.0:
+        return _BESIDE_KINKS
+    least = math.ceil(farthest / _BESIDE_KINKS)
+    for parts in range(least, 3 * least + 1):
+        places = kinks * (parts / farthest)
+        if np.abs(places - np.rint(places)).max() < 1e-9 * parts:
+            apart = np.diff(np.rint(places))
+            return farthest / parts if not len(apart) or apart.min() >= _APART else None
+    return None

@@ -159,12 +159,15 @@ def _constrained(own: FloatArray, coupling: FloatArray, held: FloatArray) -> flo
     return float(np.linalg.eigvalsh(total)[0]) / largest
 
 
-def order_errors(system: ReluSystem, x: FloatArray, rule: ReluRule, check: ReluRule) -> tuple[OrderError, ...]:
+def order_errors(
+    system: ReluSystem, x: FloatArray, rule: ReluRule, check: ReluRule, apart: float = 0.0
+) -> tuple[OrderError, ...]:
     """How far the order parameters x, solved for with `rule`, are from where the equations of `check` hold: a step of
     Newton's method with the Jacobian of coarse lattices.
 
     Along a soft direction a small residual leaves a large error. K and d of the last layer, which are no unknowns,
-    include what both lattices differ by.
+    include what both lattices differ by. Where the equations hold to `apart` only, relative to each block (remote
+    modes), what that leaves at most is added.
 
     Raises
     ------
@@ -172,17 +175,24 @@ def order_errors(system: ReluSystem, x: FloatArray, rule: ReluRule, check: ReluR
         If the averages do not exist there.
     """
     jacobian = system.jacobian(x, COARSE, system.residual(x, COARSE))
-    step = np.asarray(np.linalg.lstsq(jacobian, -system.residual(x, check), rcond=_NO_STEP)[0], dtype=float)
+    inverse = np.linalg.pinv(jacobian, rcond=_NO_STEP)
+    step = -inverse @ system.residual(x, check)
     order, change, depth = system.unpack(x), system.unpack(step), system.problem.depth
+    count = [len(basis) for _, _, basis, _ in system.blocks]
+    sizes = np.repeat([np.abs(part).max(initial=0.0) for part in np.split(x, np.cumsum(count)[:-1])], count)
+    left_open = [system.unpack(column) for column in (inverse * (apart * sizes)).T] if apart else []
     largest: dict[tuple[str, int], float] = {}
     for name, layer, basis, _ in system.blocks:
         if not len(basis):
             continue
-        have, moved = (getattr(one, name) if layer < 0 else getattr(one, name)[layer] for one in (order, change))
+        have, moved, *left = (
+            getattr(one, name) if layer < 0 else getattr(one, name)[layer] for one in (order, change, *left_open)
+        )
+        moved = np.abs(moved) + np.sum(np.abs(left), axis=0)
         outliers = name in _OUTLIERS
         size = max(float(np.abs(have).max()), _SHORT if outliers else _TINY)
-        largest["outliers" if outliers else name, layer % depth + 1] = float(np.abs(moved).max()) / size
+        largest["outliers" if outliers else name, layer % depth + 1] = float(moved.max()) / size
     last, there = (system.layer(system.unpack(at), depth - 1, way) for at, way in ((x, rule), (x + step, check)))
     for name, have, moved in (("kernel", last.b_b, there.b_b), ("d", last.bb, there.bb)):
-        largest[name, depth] = float(np.abs(moved - have).max() / max(float(np.abs(have).max()), _TINY))
+        largest[name, depth] = apart + float(np.abs(moved - have).max() / max(float(np.abs(have).max()), _TINY))
     return tuple(OrderError(name, layer, value) for (name, layer), value in largest.items())

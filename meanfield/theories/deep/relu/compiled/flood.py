@@ -60,7 +60,10 @@ def _outer(field, q, walls):
 
 
 @jit
-def flood(origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, walls, seeds, rule, most, slopes, stop):
+def flood(
+    origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, centres, walls, seeds, rule, most, slopes,
+    stop,
+):  # fmt: skip
     """Averages of all classes over gamma and alpha.
 
     Parameters
@@ -78,6 +81,9 @@ def flood(origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, 
         Half-width of the lattice in gamma, in steps.
     sizes : (3,) integer array
         Half-widths of the tables in b, in the middle of h, and of the lattices of h.
+    centres : (kinds, rows, 2) integer array
+        Middle of the table in the middle of h (one shared field), and of the lattice of h, for each row of the table in
+        b: they follow a ray. Rows of several conjugate fields are interpolated, and have zeros.
     walls : (o, q + 2) array
         Smooth cuts: direction, position and width of each.
     seeds : (k, q + p) array
@@ -136,7 +142,7 @@ def flood(origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, 
         stride[k] = total_stride
         centre += edge[k] * total_stride
         total_stride *= 2 * edge[k] + 1
-    longest = 0 if p == 0 else half_m if p == 1 else 20 * half_m
+    longest = 0 if p == 0 else 1 << 40 if p == 1 else 20 * half_m
     # Lines and what is done of each; those to come, of the same conjugate fields and of others.
     keys = np.full(1 << 10, -1, dtype=np.int64)
     low, high = np.zeros(keys.size, dtype=np.int64), np.zeros(keys.size, dtype=np.int64)
@@ -243,8 +249,8 @@ def flood(origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, 
             if start > -math.inf:
                 height, status = along_line(
                     first, 1, final, -math.inf, -1.0, math.nan, start, run, origin, b, base_b, weights_b, shared, u,
-                    spread, n, d, delta, phi, lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known,
-                    sites, opened, mixed, stamp, weights_m, value, local, changed, counts, ends,
+                    spread, n, d, delta, phi, lines, kind, unit_b, unit_m, half_b, half_m, longest, centres, rule,
+                    table, known, sites, opened, mixed, stamp, weights_m, value, local, changed, counts, ends,
                 )  # fmt: skip
                 if status != 0:
                     return total, math.nan, status, counts
@@ -292,8 +298,8 @@ def flood(origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, 
                 ends[0], ends[1], ends[2] = begin - sign, 1 << 60, -(1 << 60)
                 best, status = along_line(
                     begin, sign, least, best, cut, reference, start, run, origin, b, base_b, weights_b, shared, u,
-                    spread, n, d, delta, phi, lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known,
-                    sites, opened, mixed, stamp, weights_m, value, local, changed, counts, ends,
+                    spread, n, d, delta, phi, lines, kind, unit_b, unit_m, half_b, half_m, longest, centres, rule,
+                    table, known, sites, opened, mixed, stamp, weights_m, value, local, changed, counts, ends,
                 )  # fmt: skip
                 if status != 0:
                     return total, math.nan, status, counts

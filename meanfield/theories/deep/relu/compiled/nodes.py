@@ -43,21 +43,33 @@ def interpolation(part, out):
 
 
 @jit
-def _cell(own, column, row, at, middle, spread, n, d, delta, phi, rule, table, sites, opened):
+def _cell(own, column, row, centre, at, middle, spread, n, d, delta, phi, rule, table, sites, opened):
     """One entry of the table of a class; False at the edge of its lattice of h."""
     if not opened[own, row]:
         opened[own, row] = True
         for k in range(sites.shape[3]):
             sites[own, row, 0, k] = math.nan
     return class_average(
-        sites[own, row], at, middle, spread, n, d, delta, phi, rule[1], rule[4], rule[5], table[own, column, row]
+        sites[own, row],
+        centre,
+        at,
+        middle,
+        spread,
+        n,
+        d,
+        delta,
+        phi,
+        rule[1],
+        rule[4],
+        rule[5],
+        table[own, column, row],
     )
 
 
 @jit
 def along_line(
     index, sign, least, best, cut, reference, start, run, origin, b, base_b, weights_b, shared, u, spread, n, d, delta,
-    phi, lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known, sites, opened, mixed, stamp,
+    phi, lines, kind, unit_b, unit_m, half_b, half_m, longest, centres, rule, table, known, sites, opened, mixed, stamp,
     weights_m, value, local, changed, counts, ends,
 ):  # fmt: skip
     """Nodes from `index` in steps of `sign` to `least`, and on while their weight is above the cut; `start` is ln of
@@ -87,8 +99,13 @@ def along_line(
             height -= 0.5 * alpha * alpha
         for c in range(n_classes):
             if p:
+                own = kind[c]
                 middle, first = shared[c] + u[c, p - 1] * alpha, index + half_m
-                if p > 1:
+                if p == 1:
+                    first -= centres[own, base_b[c], 0]
+                    if first < 0 or first >= columns:
+                        return best, 4
+                else:
                     whole = math.floor(middle / unit_m[c])
                     first = int(whole) + half_m - (_POINTS // 2 - 1)
                     if first < 0 or first + _POINTS > columns:
@@ -98,14 +115,14 @@ def along_line(
                     column = first + j
                     if stamp[c, column] == run:
                         continue
-                    own = kind[c]
                     for i in range(points):
                         row = base_b[c] + i
                         if not known[own, column, row]:
+                            at = b[c] if points == 1 else origin[c] + (row - half_b) * unit_b[c]
+                            centre = centres[own, row, 1]
                             if not _cell(
-                                own, column, row, b[c] if points == 1 else origin[c] + (row - half_b) * unit_b[c],
-                                middle if p == 1 else (column - half_m) * unit_m[c], spread[c], n[c], d[c], delta[c],
-                                phi, rule, table, sites, opened,
+                                own, column, row, centre, at, middle if p == 1 else (column - half_m) * unit_m[c],
+                                spread[c], n[c], d[c], delta[c], phi, rule, table, sites, opened,
                             ):  # fmt: skip
                                 return best, 4
                             known[own, column, row] = True

@@ -6,12 +6,14 @@ phi(z) = r_- z below zero and r_+ z above: two truncated Gaussians, on either si
 d' = d / (1 - delta r^2 d), mu = d' (r b + h / d). Any other phi is a table, and z is summed over a lattice.
 
 `phi` is the array of `relu.nonlinearity.Nonlinearity.numbers`: r_-, r_+, and for a table the constants of the
-asymptotes r z + i, the spacing of z, the largest |phi''|, and phi at z = -M ... M spacings.
+asymptotes r z + i, the spacing of z, the largest |phi''|, the number of kinks and up to three of them in spacings, and
+phi at z = -M ... M spacings. Kinks are nodes; the sums on either side have end corrections (Gregory).
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -23,12 +25,40 @@ N_SITE, N_SLOPES = 5, 13  # numbers of a site, without and with its higher deriv
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _FAR = 5.0  # from here the tail is a continued fraction, whose terms do not cancel
-_TABLE = 6  # where the values of a table begin
+_TABLE = 10  # where the values of a table begin
 _SPACING = 0.5  # of the lattice of z, in widths of the law
 _WIDEST = 0.3  # and over the bend of phi
 _REACH = 9.2  # half of the lattice beyond the means of the asymptotic laws, in widths
 _SEARCH = 6  # stride of the search for the largest weight
 _CUT = 44.0  # ln of the weight below which nodes of z are left out
+_BESIDE_KINKS = 0.1  # spacing there, in widths of the law
+_N_ENDS = 12  # nodes of an end correction
+_ALLOWED = -16.0  # ln of the relative error of an end correction, times 100
+
+
+def _end_weights() -> np.ndarray:
+    """e_j: the sum of f_j over j >= 0 and of e_j f_j over j < 12 is the integral of polynomials up to degree 11.
+
+    In the sense of Ramanujan sums of j^k are zeta(-k) = -B_{k+1} / (k + 1), that of j^0 is 1/2.
+    """
+    count = _N_ENDS
+    bernoulli = [Fraction(1)]
+    for k in range(1, count + 1):
+        bernoulli.append(-sum((math.comb(k + 1, j) * bernoulli[j] for j in range(k)), Fraction(0)) / (k + 1))
+    rows = [[Fraction(j) ** k for j in range(count)] for k in range(count)]
+    right = [Fraction(-1, 2)] + [bernoulli[k + 1] / (k + 1) for k in range(1, count)]
+    for i in range(count):  # Gauss-Jordan: in floating point half of the digits would be lost
+        pivot = next(k for k in range(i, count) if rows[k][i])
+        rows[i], rows[pivot], right[i], right[pivot] = rows[pivot], rows[i], right[pivot], right[i]
+        for k in range(count):
+            if k != i and rows[k][i]:
+                ratio = rows[k][i] / rows[i][i]
+                rows[k] = [a - ratio * b for a, b in zip(rows[k], rows[i])]
+                right[k] -= ratio * right[i]
+    return np.array([float(right[i] / rows[i][i]) for i in range(count)])
+
+
+_ENDS = _end_weights()
 
 
 @jit
@@ -194,6 +224,8 @@ def _value(phi, index: int) -> float:
 def _lattice_moments(b: float, h: float, d: float, delta: float, phi, higher: bool):
     """g, means of phi and z, and their central moments 20, 11, 02 and, if asked for, 30, 21, 12, 03, 40, 22, 04.
 
+    NaN where the weight falls from a kink too steeply for the table.
+
     The law is a Gaussian but for the bend of phi, which makes it narrower by b phi'' and delta (phi phi')' at most.
     """
     step = phi[4]
@@ -217,31 +249,76 @@ def _lattice_moments(b: float, h: float, d: float, delta: float, phi, higher: bo
             best, at = height, index
     y_at, z_at = _value(phi, at), at * step
     s = np.zeros(13)
-    for index in range(first, last + 1, stride):
-        value, z = _value(phi, index), index * step
-        height = b * value + 0.5 * delta * value * value - 0.5 * (z - h) ** 2 / d - best
-        if height < -_CUT:
-            continue
-        w = math.exp(height)
-        y, x = value - y_at, z - z_at
-        yy, xx = y * y, x * x
-        s[0] += w
-        s[1] += w * y
-        s[2] += w * x
-        s[3] += w * yy
-        s[4] += w * y * x
-        s[5] += w * xx
-        if not higher:
-            continue
-        s[6] += w * yy * y
-        s[7] += w * yy * x
-        s[8] += w * y * xx
-        s[9] += w * xx * x
-        s[10] += w * yy * yy
-        s[11] += w * yy * xx
-        s[12] += w * xx * xx
-    total = s[0]
-    g = best + math.log(total * stride * step) - 0.5 * math.log(d) - _HALF_LOG_2PI
+    kinks, steep = int(phi[6]), False
+    for part in range(kinks + 1):  # between kinks
+        begin, end, pace = first, last, stride
+        at_left, at_right = False, False
+        if part > 0:
+            kink = int(phi[6 + part])
+            if kink >= last:
+                break
+            at_left = kink > first
+            begin = max(begin, kink)
+        if part < kinks:
+            kink = int(phi[7 + part])
+            if kink <= first:
+                continue
+            at_right = kink < last
+            end = min(end, kink)
+        if at_left or at_right:
+            pace = max(1, min(stride, int(_BESIDE_KINKS / (math.sqrt(stiff) * step))))
+            for side in range(2):
+                if not (at_left if side == 0 else at_right):
+                    continue
+                kink, inwards = (begin, 1) if side == 0 else (end, -1)
+                value, next_value, z = _value(phi, kink), _value(phi, kink + inwards), kink * step - h
+                there = b * value + 0.5 * delta * value * value - 0.5 * z * z / d
+                beside = b * next_value + 0.5 * delta * next_value**2 - 0.5 * (z + inwards * step) ** 2 / d
+                # Of exp(-k z) the relative error of an end correction is about (k spacing)^12 / 100.
+                most = math.exp((_ALLOWED - max(there - best, -_CUT)) / _N_ENDS)
+                if abs(beside - there) > 2.0 * most:
+                    steep = True
+                pace = max(1, min(pace, int(most / max(abs(beside - there), 1e-300))))
+        if at_left and at_right:
+            while pace > 1 and ((end - begin) % pace != 0 or end - begin < _N_ENDS * pace):
+                pace -= 1
+        count = (end - begin + pace - 1) // pace
+        if at_left != at_right:
+            count = max(count, _N_ENDS)
+            if at_right:
+                begin = end - count * pace
+        for j in range(count + 1):
+            index = begin + j * pace
+            value, z = _value(phi, index), index * step
+            height = b * value + 0.5 * delta * value * value - 0.5 * (z - h) ** 2 / d - best
+            if height < -_CUT:
+                continue
+            w = pace * math.exp(height)
+            factor = 1.0
+            if at_left and j < _N_ENDS:
+                factor += _ENDS[j]
+            if at_right and count - j < _N_ENDS:
+                factor += _ENDS[count - j]
+            w *= factor
+            y, x = value - y_at, z - z_at
+            yy, xx = y * y, x * x
+            s[0] += w
+            s[1] += w * y
+            s[2] += w * x
+            s[3] += w * yy
+            s[4] += w * y * x
+            s[5] += w * xx
+            if not higher:
+                continue
+            s[6] += w * yy * y
+            s[7] += w * yy * x
+            s[8] += w * y * xx
+            s[9] += w * xx * x
+            s[10] += w * yy * yy
+            s[11] += w * yy * xx
+            s[12] += w * xx * xx
+    total = s[0] if not steep else math.nan
+    g = best + math.log(total * step) - 0.5 * math.log(d) - _HALF_LOG_2PI
     for k in range(1, 13):
         s[k] /= total
     p, q = s[1], s[2]
