@@ -256,11 +256,11 @@ def fields_of(
     if max(np.abs(bounds[0]).max(), np.abs(bounds[1]).max()) * (supremum - infimum) > _STRONG:
         smooth, axis = proven, None
     axis = Axis(0.0, step / rule.alpha) if axis is None else axis
-    ends = np.array([low, high])
-    first, last = axis.inverse(ends) / rule.alpha - rule.offset
+    between = np.array([low, high])
+    first, last = axis.inverse(between) / rule.alpha - rule.offset
     if last - first < _FEWEST:  # fitted where the weight was, far from here
         axis = Axis(0.0, proven)
-        first, last = axis.inverse(ends) / rule.alpha - rule.offset
+        first, last = axis.inverse(between) / rule.alpha - rule.offset
     if not last - first <= _MOST_SHARED:
         raise NotCovered("the field that the classes of a layer share needs too fine a lattice")
     place = rule.alpha * (np.arange(math.ceil(first), math.floor(last) + 1) + rule.offset)
