@@ -249,6 +249,19 @@ def file_path(name: str, value: object) -> Path:
     return Path(text)
 
 
+def folder_path(name: str, value: object) -> Path:
+    """A path of a folder that may not exist; not the name of an archive, which would become that of a folder."""
+    path = file_path(name, value)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{name} is a folder, and {short(str(path))} is a file; give another name.")
+    if path.suffix == ".npz" and not path.exists():
+        raise ValueError(
+            f"{name} is a folder of many files, got {short(str(path))}, the name of one; give for example "
+            f"{short(str(path.with_suffix('')))} (results themselves are kept by their save)."
+        )
+    return path
+
+
 def instance(name: str, value: object, kinds: type | tuple[type, ...], origin: str) -> None:
     """Refuses what is not of some types, and says where one gets them."""
     if not isinstance(value, kinds):

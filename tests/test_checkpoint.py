@@ -209,6 +209,16 @@ def test_another_sweep_in_the_same_folder_is_not_touched(other, small_steps, tmp
     assert_same_bits(there, mf.sweep(*other, off=[0.1, 0.2]))
 
 
+def test_the_name_of_a_file_is_no_folder(tmp_path):
+    (tmp_path / "notes").write_text("")
+    for name, said in (("points.npz", "folder of many files"), ("notes", "is a file")):
+        with pytest.raises(ValueError, match=said):
+            mf.sweep(SIGMOID, TASK, off=[0.1], checkpoint=tmp_path / name)
+    (tmp_path / "old.npz").mkdir()  # as there may be
+    assert mf.sweep(SIGMOID, TASK, off=[0.1], checkpoint=tmp_path / "old.npz").certified.all()
+    assert len(list((tmp_path / "old.npz").iterdir())) == 1
+
+
 # ---- points that fail ----------------------------------------------------------------------------------------------
 
 

@@ -274,9 +274,10 @@ def sweep(
     executor : concurrent.futures.Executor, optional
         Where segments (up to 256 neighbouring points) are solved; this process if left out.
     checkpoint : path, optional
-        Folder to which finished points are written every few seconds: an interrupted sweep that is started again with
-        the same arguments resumes, and ends with the same numbers to the last bit. Files that are damaged or belong to
-        another sweep are named in a warning, and their points solved again.
+        Folder, a new one not of a name that ends in .npz, to which finished points are written every few seconds: an
+        interrupted sweep that is started again with the same arguments resumes, and ends with the same numbers to the
+        last bit. Files that are damaged or belong to another sweep are named in a warning, and their points solved
+        again.
     progress : bool, optional
         Progress bar (needs tqdm); by default only on a terminal.
     **axes : array_like

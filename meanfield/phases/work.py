@@ -16,7 +16,7 @@ from meanfield.numerics.limits import stop_everything
 from meanfield.phases.checkpoint import Checkpoint, Piece
 from meanfield.phases.grid import Grid, chunks, fingerprint, parents, segment_size
 from meanfield.phases.raster import LimitTasks, PointArrays, Problem, physical, solve_segment
-from meanfield.validation import file_path
+from meanfield.validation import folder_path
 
 __all__ = ["SweepWork"]
 
@@ -73,7 +73,7 @@ class SweepWork:
         if checkpoint is not None:
             sizes = [len(points) for points in self.segments]
             shape = grid.base[1].targets.shape
-            folder = file_path("checkpoint", checkpoint)
+            folder = folder_path("checkpoint", checkpoint)
             self.checkpoint = Checkpoint(folder, fingerprint(grid, size), sizes, (shape[0], shape[1]))
 
     def problems(self, number: int) -> list[Problem]:

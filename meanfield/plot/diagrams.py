@@ -65,6 +65,7 @@ _LINE: dict[str, Any] = {"arrowstyle": "-", "color": "0.15", "linewidth": 0.5, "
 def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     """Code weights over one control parameter; transitions as solid, label crossovers as dotted vertical lines.
 
+    Curves are broken at first-order transitions, where weights jump.
     With outliers: the overlap M_cc' = sum_o phi(zbar_oc) phi(zbar_oc') of the classes in them, which is unique where
     the single outliers are not. At isolated points with non-unique weights (dashed) curves are drawn through.
     """
@@ -75,11 +76,10 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     values = on_paper(swept)
     regular, curves = regular_curves(diagram)
     for style, (labels, quantity) in zip(code_styles(curve_name(names) for names, _ in curves), curves, strict=True):
-        ax.plot(
-            *_with_end_points(values[regular], quantity, labels, transitions),
-            label=some_of(labels, _MOST_NAMED),
-            **style,
-        )
+        x, y = _with_end_points(values[regular], quantity, labels, transitions)
+        alone = [int(i) for i in np.flatnonzero(_isolated(np.isfinite(y)))]  # no line leads there
+        dots: dict[str, Any] = {"marker": ".", "markevery": alone} if alone else {}
+        ax.plot(x, y, label=some_of(labels, _MOST_NAMED), **style, **dots)
     ax.set_xlim(*span(values))
     mark_infinity(ax.xaxis, swept)
     ax.set_ylim(0, None)
@@ -224,10 +224,17 @@ def _isolated(flags: BoolArray) -> BoolArray:
 def _with_end_points(
     x: FloatArray, weight: FloatArray, labels: Sequence[str], transitions: Iterable[Transition | CodeTransition]
 ) -> tuple[FloatArray, FloatArray]:
-    """The curve where the code is present, ending at zero exactly at the transitions where it enters or leaves."""
+    """The curve where the code is present, ending at zero exactly at the transitions where it enters or leaves.
+
+    It is broken where another solution takes over: weights jump there, and no line leads from one to the other.
+    """
     gone = ~(weight > 0)
     y = np.where(gone, np.nan, weight)
     for transition in transitions:
+        if transition.kind == "first order":
+            i = int(np.searchsorted(x, transition.value))
+            x, y, gone = np.insert(x, i, transition.value), np.insert(y, i, np.nan), np.insert(gone, i, True)
+            continue
         if transition.kind != "weight" or not set(labels) & {"-".join(pattern) for pattern in transition.codes}:
             continue
         i = int(np.searchsorted(x, transition.value))

@@ -24,8 +24,8 @@ from meanfield.sampling.problem import Record, SampledProblem, problem
 from meanfield.validation import (
     FloatArray,
     executor_or_none,
-    file_path,
     flag,
+    folder_path,
     real_number,
     seed_like,
     short,
@@ -144,7 +144,7 @@ def sample(
         raise ValueError("a checkpoint needs rng=, e.g. rng=0: without it a second call would be another experiment.")
     seeds = _spawn(rng, chains, advance=checkpoint is None)
     name, states = _starts(posed, start, seeds)
-    folder = None if checkpoint is None else file_path("checkpoint", checkpoint)
+    folder = None if checkpoint is None else folder_path("checkpoint", checkpoint)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     jobs = []

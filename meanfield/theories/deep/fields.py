@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.charts import Axis
@@ -23,6 +24,7 @@ __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
 _MOST_FIELDS, _MOST_SHARED = 60_000, 400_000
 _MOST_PAIRS = 250_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
+_FEWEST = 8  # values of the shared field that a fitted spacing leaves where it was fitted
 _MISSED = 4.0  # times that curvatures may be larger between the places where they were looked for
 _SMOOTH, _STRONG = 0.5, 4.0
 _VALUES = 0.5  # spacing of what a class has of two shared fields, in units of that of rows
@@ -175,10 +177,11 @@ class Fields:
         """(N, columns) weights of the columns of a class from those of shared fields (N, nodes)."""
         if self.plane is None:
             return weights
-        found, share = np.zeros((len(weights), self.columns(c))), self.plane.share[c]
-        for k in range(share.shape[1]):
-            np.add.at(found.T, self.plane.first[c] + k, (weights * share[:, k]).T)
-        return found
+        first, share = self.plane.first[c], self.plane.share[c]
+        nodes, points = share.shape
+        column = first[:, None] + np.arange(points)
+        read = csr_matrix((share.ravel(), column.ravel(), points * np.arange(nodes + 1)), (nodes, self.columns(c)))
+        return np.asarray((read.T @ weights.T).T)
 
     def inside_cells(self, at: IntArray, copies: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Moves (k, copies, C) of the centres for shared fields drawn from the cells of nodes `at` (k,), and ln of what
@@ -253,7 +256,11 @@ def fields_of(
     if max(np.abs(bounds[0]).max(), np.abs(bounds[1]).max()) * (supremum - infimum) > _STRONG:
         smooth, axis = proven, None
     axis = Axis(0.0, step / rule.alpha) if axis is None else axis
-    first, last = axis.inverse(np.array([low, high])) / rule.alpha - rule.offset
+    between = np.array([low, high])
+    first, last = axis.inverse(between) / rule.alpha - rule.offset
+    if last - first < _FEWEST:  # fitted where the weight was, far from here
+        axis = Axis(0.0, proven)
+        first, last = axis.inverse(between) / rule.alpha - rule.offset
     if not last - first <= _MOST_SHARED:
         raise NotCovered("the field that the classes of a layer share needs too fine a lattice")
     place = rule.alpha * (np.arange(math.ceil(first), math.floor(last) + 1) + rule.offset)

@@ -77,9 +77,15 @@ class Layer(LayerTerms):
         return joint / joint.sum(axis=1, keepdims=True), g
 
     def _class_law(self, view: View, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray]:
-        total = self._terms(view, beta)
-        share = np.exp(total - total.max(axis=1, keepdims=True))
-        return self._joint(view, beta, c, view.fields.by_column(share / share.sum(axis=1, keepdims=True), c))
+        """Weights of h_c at nodes (N, h) and g_c there; some nodes at a time, as shared fields are many."""
+        size, parts = max(16, BLOCK // len(view.fields.alpha)), []
+        for start in range(0, len(beta), size):
+            some = beta[start : start + size]
+            total = self._terms(view, some)
+            share = np.exp(total - total.max(axis=1, keepdims=True))
+            parts.append(self._joint(view, some, c, view.fields.by_column(share / share.sum(axis=1, keepdims=True), c)))
+        joint, g = zip(*parts)
+        return np.concatenate(joint), np.concatenate(g)
 
     def class_law(self, setting: Setting, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray, np.ndarray]:
         """Nodes of h_c (n_h,), and at nodes beta (N, r): weights over them (N, n_h) and g_c there (N, n_h)."""

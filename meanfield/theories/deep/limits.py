@@ -10,6 +10,7 @@ from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.certificate import DeepCertificate
+from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.reduced import reduced_solve
 from meanfield.theories.deep.rules import code_words
 from meanfield.theories.deep.saturated import saturated_solve
@@ -18,15 +19,42 @@ from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.start import prior_kernels
 from meanfield.theories.deep.system import DeepProblem
 
-__all__ = ["deep_problem", "limit_solution"]
+__all__ = ["deep_problem", "in_the_limit", "limit_solution", "unresolved"]
 
 _EXACT = 1e-8
+_MANY = 1e6  # samples, from which on the limit is named where a solve fails
+_RESOLVED = 1e9  # beyond which float64 leaves less than 1e-6
 _SILENT = "Phi is larger where the neurons of layer {} of steps fall silent but for a share that vanishes, at ln P"
 
 
 def limit_solution(network: Network, task: ClassTask, tau: float) -> DeepSolution:
     """The limit of a network with bounded phi for its readout exponent, 1 or 1 / L."""
     return _saturated(network, task, tau) if network.beta == 1.0 else _reduced(network, task, tau)
+
+
+def unresolved(network: Network, task: ClassTask) -> str | None:
+    """Why float64 does not bear so many samples, in words; None if it does.
+
+    Exponents of the weights are of order P^beta and have to be known to 1e-6 or so; of the kernel of the first layer
+    the part P^(1/L - 1) tells the classes apart.
+    """
+    samples = task.n_samples
+    exponents, kernel = samples**network.beta, samples ** (1.0 - 1.0 / network.depth)
+    if max(exponents, kernel) <= _RESOLVED:
+        return None
+    what = (
+        f"exponents of the weights of neurons are of order P^{network.beta:.3g} = {exponents:.1g}"
+        if exponents > _RESOLVED
+        else f"what tells the classes apart is 1 / {kernel:.1g} of the kernel of the first layer"
+    )
+    return f"{samples:.3g} samples are beyond what float64 resolves: {what}"
+
+
+def in_the_limit(network: Network, task: ClassTask, tau: float) -> str:
+    """What to do where a solve with many samples failed, to be put behind the reason."""
+    if task.n_samples < _MANY or refuses(network, task.with_(n_samples=math.inf), tau) is not None:
+        return ""
+    return "; n_samples=math.inf has the answer but for corrections that vanish as P grows"
 
 
 def deep_problem(network: Network, task: ClassTask, tau: float) -> DeepProblem:

@@ -28,7 +28,7 @@ from meanfield.theories.deep.certificate import Branch, CodeCut, DeepCertificate
 from meanfield.theories.deep.coverage import refuses, refuses_shares
 from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_words
 from meanfield.theories.deep.fold import Fold, uncoded_at
-from meanfield.theories.deep.limits import limit_solution
+from meanfield.theories.deep.limits import in_the_limit, limit_solution, unresolved
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
@@ -121,6 +121,9 @@ def solve_deep(
             raise ValueError("shares of codes can be given at a finite n_samples only")
         return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
     shares = None if fractions is None else code_shares(fractions, task.n_classes)
+    limit = in_the_limit(network, task, tau)
+    if network.activation.parts != "gaussian" and (reason := unresolved(network, task)) is not None:
+        raise ConvergenceError(f"{reason}{limit}.")
     problem, alike = problem_of(network, task, tau, merge=shares is None)
     rtol = (_PATCHED if patched(problem, shares is not None) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
@@ -140,7 +143,7 @@ def solve_deep(
     except NotCovered as error:
         if silent is not None and silent.likely:
             raise ConvergenceError(f"no certified solution: {silent.words(None)}.") from error
-        raise ConvergenceError(f"the integrals of a layer could not be done: {error}.") from error
+        raise ConvergenceError(f"the integrals of a layer could not be done: {error}{limit}.") from error
     branches: list[Branch] = []
     remark, again = "", Second("one start only")
     tried = silent is not None and silent.likely and found.residual > tolerance  # both branches
@@ -376,7 +379,7 @@ def _posterior(
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "
         "global optimality over the kernels is not proven"
         if good
-        else f"the independent quadrature could not be done: {proof.reason}"
+        else f"the independent quadrature could not be done: {proof.reason}{in_the_limit(network, task, tau)}"
         if proof.reason
         else f"residual {residual:.1e} by an independent quadrature, which leaves an error of {proof.error:.1e} of the "
         f"order parameters, wanted {allowed:.1e}: start from a neighbouring problem with warm_start, or ask for less "

@@ -35,6 +35,7 @@ _CLEAR = 1e-7  # share of the neurons that may have another word than their node
 _SURE = 1e-10  # part of the neurons of a node, below which it has one word
 _LOOKED_AT = 4000  # nodes, the heaviest ones, or at once
 _NOTHING, _FEW, _LIGHT = 1e-10, 1000, 1e-6  # share of a node that does not count; of all that do not, of more nodes
+_UNSEEN = 1e-9  # share of the lightest nodes together, which are taken to have one word
 _FAINT = 1e-8  # share of a node whose cell is not split
 _DRAWN = 2000  # neurons
 _ROUNDING = 1e-8  # of the largest kernel or conjugate, of a class of target 0
@@ -151,7 +152,7 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
         if not system.setting(order, layer).covariance.any():
             free = free_words(system, order, layer, detail)
             return replace(_states(free.beta, free.share, free.words()), second_beta=states.second_beta)
-        sure, whole, some, law = word_law(system, order, layer, detail)
+        sure, whole, some, law = word_law(system, order, layer, detail, unsure if known else None)
         laws = {} if law is None else law.of_words()
     except NotCovered:
         if not known:
@@ -183,11 +184,12 @@ def free_words(system: System, order: Order, layer: int, detail: Detail) -> Free
 
 
 def word_law(
-    system: System, order: Order, layer: int, detail: Detail
+    system: System, order: Order, layer: int, detail: Detail, unsure: FloatArray | None = None
 ) -> tuple[Detail, FloatArray, Detail, WordLaw | None]:
     """Nodes of a layer whose neurons all have the same word, these words, and other nodes with the law of theirs.
 
-    Of one conjugate field at half the spacing of the nodes given. The lightest are left out.
+    Of one conjugate field at half the spacing of the nodes given. The lightest are left out. `unsure`: (N,) of
+    `_apart`, if that is known.
 
     Raises
     ------
@@ -199,13 +201,15 @@ def word_law(
         raise NotCovered("the law of words is that of a lattice in b, for layers with fields h")
     if detail.beta.shape[1] == 1:
         detail = system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
+        unsure = None
     heavy = np.argsort(-detail.share)
     heavy = heavy[detail.share[heavy] > _NOTHING]
     if len(heavy) > _FEW:
         missed = 1.0 - np.cumsum(detail.share[heavy])
         heavy = heavy[: max(_FEW, int(np.searchsorted(-missed, -_LIGHT)))]
     words = code_words(system.problem.phi, detail.activation)
-    one = _apart(system, order, layer, detail, words)[heavy] < _SURE
+    unsure = _apart(system, order, layer, detail, words) if unsure is None else unsure
+    one = unsure[heavy] < _SURE
     sure, some = (
         Detail(*(getattr(detail, part.name)[at] for part in fields(detail))) for at in (heavy[one], heavy[~one])
     )
@@ -227,7 +231,9 @@ def _apart(system: System, order: Order, layer: int, detail: Detail, words: Floa
     found = np.zeros(len(words))
     if not setting.covariance.any():
         return found
-    heavy = np.flatnonzero(detail.share > _NOTHING)
+    heavy = np.argsort(-detail.share)
+    heavy = heavy[: np.searchsorted(np.cumsum(detail.share[heavy]), 1.0 - _UNSEEN) + 1]
+    heavy = heavy[detail.share[heavy] > _NOTHING]
     try:
         for start in range(0, len(heavy), _LOOKED_AT):
             rows = heavy[start : start + _LOOKED_AT]

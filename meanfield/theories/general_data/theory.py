@@ -57,8 +57,9 @@ class GeneralDataTheory:
             return f"{network.activation!r} is affine"
         if network.depth != 1:
             return (
-                f"nonlinear networks of depth {network.depth} are not available for data tasks; use depth = 1, a "
-                "linear activation, or scaling='lazy'"
+                f"nonlinear networks of {network.depth} hidden layers are not solved on data; on data there are one "
+                "hidden layer (depth = 1), and linear and lazy networks of any depth, and deep nonlinear networks are "
+                "solved on class tasks (class_task(...)), at finite n_samples and at n_samples = inf"
             )
         if tau == 0.0:
             return "nonlinear networks on data need tau = N T > 0; give for example tau = 0.01"

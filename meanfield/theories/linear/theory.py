@@ -58,7 +58,10 @@ class LinearTheory:
                 "phi(z) = gain * z: subtract the offset from the activation, or its contribution from the targets"
             )
         if network.depth > 1 and isinstance(task, ClassTask):
-            return f"linear networks of depth {network.depth} are not available for class tasks; use depth = 1"
+            return (
+                f"of {network.depth} hidden layers this closed form is for data; on class tasks they are solved as "
+                "deep networks, at finite n_samples"
+            )
         return deep_linear_refusal(network.depth, tau)
 
     def solve(

@@ -41,7 +41,10 @@ class SingleLayerTheory:
         if network.activation.parts == "gaussian":
             return f"{network.activation!r} is affine"
         if network.depth != 1:
-            return f"networks of depth {network.depth} are not available for class tasks; use depth = 1"
+            return (
+                f"this theory is for one hidden layer, the network has {network.depth}; deep networks on class tasks "
+                "have one of their own, at finite n_samples and at n_samples = inf, which says here what it lacks"
+            )
         return None
 
     def solve(

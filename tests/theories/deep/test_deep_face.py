@@ -302,6 +302,9 @@ def test_codes_are_lost_in_a_first_order_transition(depth, taus, place, phi):
     diagram = mf.sweep(mf.Network("sigmoid", depth), BINARY, tau=taus, progress=False)
     (found,) = diagram.transitions()
     assert (found.kind, found.parameter, found.before, found.after) == ("first order", "tau", ("coding",), ())
+    curves = [line for line in diagram.plot().lines if len(line.get_xdata()) > 2]
+    assert curves
+    assert all(np.isnan(y[np.searchsorted(x, found.value)]) for x, y in (c.get_data() for c in curves))
     assert found.value == pytest.approx(place, abs=1e-6)
     assert found.width < 1e-8
     assert f"Phi = {phi}" in found.label

@@ -182,3 +182,10 @@ def test_starts_that_are_far_off_are_left_alone():
     x = relax(system, replace(planted(problem), t=np.array([[3.0], [-3.0]])))
     assert newton(system, x, 1e-8, hopeless=1e-3).steps == 0
     assert newton(system, x, 1e-8, hopeless=1e9, most=1).steps == 1
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_more_samples_than_float64_resolves(depth):
+    task = mf.class_task(targets=[1, -1], n_samples=1e12)
+    with pytest.raises(mf.ConvergenceError, match=r"beyond what float64 resolves.*n_samples=math.inf has the answer"):
+        mf.solve(mf.Network("sigmoid", depth), task, 0.1)

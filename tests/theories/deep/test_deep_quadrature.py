@@ -10,10 +10,12 @@ import meanfield as mf
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.deep import class_tables, fold, layer, start
 from meanfield.theories.deep.branches import NoBranch, coding_branch, prior_branch
+from meanfield.theories.deep.charts import Axis
+from meanfield.theories.deep.fields import fields_of
 from meanfield.theories.deep.fold import uncoded_at
 from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK, COARSE, FINE
+from meanfield.theories.deep.rules import CHECK, COARSE, FINE, Setting
 from meanfield.theories.deep.site import site_values, z_rule
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.system import System
@@ -162,3 +164,17 @@ def test_steps_towards_the_fold_end_behind_it(monkeypatch):
     uncoded_at(problem_of(mf.Network("sigmoid", 2), BINARY, 0.25)[0])
     assert len(points) < 12
     assert any(point.slope > 0.05 for point in points if point is not None)
+
+
+def test_a_spacing_that_was_fitted_elsewhere_is_not_used():
+    """All values of the shared field lay between two of them, and a layer had none (sigmoid, P = 993,610)."""
+    root = np.array([[0.00152678, -0.0004633], [-0.00088217, 0.00274482]])
+    covariance = np.array([[0.25007323, 0.25001068], [0.25001068, 0.25006578]])
+    setting = Setting(root, covariance, np.array([0.10461835, 0.10461762]), np.zeros(2), 0.0)
+    n, b, h = np.full(2, 496805.0), np.array([[1.60543487, -1.61188413]]), np.array([[1.99747195, -1.75345685]])
+    bounds = np.array([0.72640247, -1.62629961]), np.array([1.6134125, 1.27137867])
+    phi = mf.Network("sigmoid", 2).activation
+    far = Axis(7.073384174326905, 0.12588707883713984, 1.2429153544027298)
+    alone = fields_of(phi, n, COARSE, setting, b, h, bounds)
+    found = fields_of(phi, n, COARSE, setting, b, h, bounds, axis=far)
+    np.testing.assert_array_equal(found.alpha, alone.alpha)

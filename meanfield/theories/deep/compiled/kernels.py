@@ -18,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 POINTS = 10  # of the interpolation between equally spaced rows
-_NEGLIGIBLE = 42.0
+_NEGLIGIBLE, _NO_SHARE = 42.0, 1e-14  # nats; part of a node
 _STRIDE, _FAR = 8, 90.0
 _TOGETHER, _SPAN = 8, 16.0  # columns that share exponentials, at most, and how far apart they may be in steps of h
 _STEEP = 250.0  # nats between their maxima
@@ -143,18 +143,23 @@ def field_law(g, n, log_prior, h, centre, precision, first, last, share, joint):
     for i in range(len(g)):
         joint[i, :] = 0.0
         for j in range(len(centre)):
-            if abs(share[i, j]) < 1e-18:
+            if abs(share[i, j]) < _NO_SHARE:
                 continue
             top = -np.inf
             for k in range(first[j], last[j]):
                 weight[k] = n * g[i, k] + log_prior[k] - half * (h[k] - centre[j]) ** 2
                 top = max(top, weight[k])
-            total = 0.0
+            total, low, high = 0.0, last[j], first[j]
             for k in range(first[j], last[j]):
-                weight[k] = math.exp(max(weight[k] - top, -700.0))
-                total += weight[k]
-            for k in range(first[j], last[j]):
-                joint[i, k] += share[i, j] * weight[k] / total
+                if weight[k] > top - _NEGLIGIBLE:
+                    weight[k] = math.exp(weight[k] - top)
+                    total += weight[k]
+                    low, high = min(low, k), k + 1
+                else:
+                    weight[k] = 0.0
+            part = share[i, j] / total
+            for k in range(low, high):
+                joint[i, k] += part * weight[k]
 
 
 @jit
