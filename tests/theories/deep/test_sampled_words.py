@@ -67,3 +67,11 @@ def test_a_code_that_rounding_makes_unstable_is_refused_by_name():
     post = mf.solve(mf.Network("sigmoid", 3), mf.class_task(targets=[1, -1], n_samples=16), 0.1)
     with pytest.raises(UnstableFractions, match="code 00"):
         post.frozen({"00": 6.25e-5, "10": 0.49996875, "01": 0.49996875})
+
+
+def test_codes_that_are_maxima_only_at_given_fields_are_no_basins():
+    """Phi of all neurons in both basins was -3.28, certified, with nothing at the cut; half spaces of a have -3.99."""
+    network = mf.Network("sigmoid", 2, readout_exponent=0.5, sigma_w=1.5, layer_sigmas=[1.4], width_ratios=[1.5])
+    task = mf.class_task(targets=[0.6, -0.4], n_samples=4)
+    with pytest.raises(UnstableFractions, match="no neuron is locally stable"):
+        mf.solve(network, task, 0.05, fractions={"10": 0.45, "01": 0.55})
