@@ -275,7 +275,7 @@ class Layer(LayerTerms):
             if len(at) == 1 and (best == at[0]).all():
                 break
             at = best[None, :]
-        _, peak = self._average(view, at, True, False)
+        _, peak = self._average(view, at, True, False, False)
         assert peak is not None
         if code_words(self.phi, peak.activation)[0] != pattern:  # what is a maximum at given h may be none without
             raise UnstableCode(pattern)
