@@ -8,6 +8,7 @@ and t are averages of phi phi, those by C of the score (u u^T - C^-1) / 2, u = C
 import itertools
 
 import numpy as np
+from scipy.special import log_ndtr
 
 
 class SamplesApart:
@@ -174,3 +175,55 @@ class SamplesApart:
         ends = [self.fluctuations(x, s=(1.0 + size) * self.s)[0] for size in (-1e-4, 1e-4)]
         square = observed[-1] + 2.0 * self.s * (ends[1] - ends[0]) / 2e-4
         return L, np.array([*kernels, last]), shift[self.places(self.depth - 1)[1]].reshape(self.y.shape), square
+
+
+class CodesApart(SamplesApart):
+    """The same with given shares (2,) of the neurons of a > 0 and a < 0, two codes of one output: the last layer has
+    sum_g p_g ln Z_g, with a itself beside z (given which it is a Gaussian cut at 0)."""
+
+    def __init__(self, post, shares, **lattice):
+        self.shares = shares
+        super().__init__(post, **lattice)
+
+    def neurons(self, x, layer, s, source):
+        if layer < self.depth - 1:
+            return super().neurons(x, layer, s, source)
+        own, below = self.places(layer)[1], self.places(layer - 1)[0]
+        key = (layer, x[own].tobytes(), x[below].tobytes(), s, source)
+        if key not in self.kept:
+            parts = [self._code(x, layer, s, source, sign) for sign in (1.0, -1.0)]
+            log_z, mean, second, kernel, square = (
+                sum(p * one for p, one in zip(self.shares, kind)) for kind in zip(*parts)
+            )
+            self.kept[key] = log_z, mean, second, np.append(own, below), kernel, square
+        return self.kept[key]
+
+    def _code(self, x, layer, s, source, sign):
+        own, below = self.places(layer)[1], self.places(layer - 1)[0]
+        covariance = self.variance[layer] * self.matrix(x[below])
+        inverse = np.linalg.inv(covariance)
+        z = self.x @ np.linalg.cholesky(covariance).T
+        f, u, scale = self.phi(z), z @ inverse, 0.5 * self.twice * self.variance[layer]
+        field = f @ x[own]
+        cut = sign * np.sqrt(s) * field
+        log_weight = self.log_prior + 0.5 * s * field**2 + log_ndtr(cut)
+        if source is not None:
+            log_weight += source[2] * f[:, source[0]] * f[:, source[1]]
+        a = s * field + sign * np.sqrt(s / (2 * np.pi)) * np.exp(-0.5 * cut**2 - log_ndtr(cut))
+        square = s + s * field * a
+        highest = log_weight.max()
+        weight = np.exp(log_weight - highest)
+        log_z = highest + np.log(weight.sum())
+        weight /= weight.sum()
+        score = scale * np.stack([u[:, i] * u[:, j] - inverse[i, j] for i, j in self.pairs], axis=1)
+        features = np.concatenate([f * a[:, None], score], axis=1)
+        mean = weight @ features
+        second = (features * weight[:, None]).T @ features - np.outer(mean, mean)
+        second[: len(own), : len(own)] += (f * (weight * (square - a**2))[:, None]).T @ f
+        moment = (u * weight[:, None]).T @ u
+        for b, (i, j) in enumerate(self.pairs):
+            move = np.zeros((self.samples, self.samples))
+            move[i, j] = move[j, i] = self.variance[layer]
+            change = inverse @ move @ inverse - inverse @ move @ moment - moment @ move @ inverse
+            second[len(own) :, len(own) + b] += scale * np.array([change[one] for one in self.pairs])
+        return log_z, mean, second, (f * weight[:, None]).T @ f, float(weight @ square)

@@ -215,7 +215,8 @@ def compare(
     if shares is not None:
         _check_codes_are_followed(shares, patterns)
     left_out: dict[str, float] = {}
-    theory = expected(posterior, draws, patterns, shares, inputs, left_out, at_width)
+    untold: list[str] = []
+    theory = expected(posterior, draws, patterns, shares, inputs, left_out, at_width, untold)
     rows: list[Row] = []
     for observable in observables(draws, patterns):
         if observable.group in groups:
@@ -225,6 +226,7 @@ def compare(
     if not any(row.tested for row in rows):
         raise ValueError(f"the statistics {', '.join(groups)} do not exist for these samples; choose others.")
     notes = [*_notes(draws, patterns, rows, shares), *_unstable(left_out)]
+    notes += [f"codes and their fractions at equilibrium are not tested: {reason}" for reason in untold]
     if one_loop:
         notes.append(f"theory at N = {draws.width}, up to terms of order 1/N^2, of kernels and residuals alone")
     if unknown_tau:

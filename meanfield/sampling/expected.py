@@ -14,7 +14,7 @@ import numpy as np
 from meanfield.posterior.certificate import UnstableFractions
 from meanfield.posterior.division import pattern_of
 from meanfield.posterior.parts import Code
-from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.posterior import NotAvailable, Posterior
 from meanfield.sampling.statistics import Draws, layer_suffix
 from meanfield.validation import FloatArray
 
@@ -45,6 +45,7 @@ def expected(
     inputs: object = None,
     left_out: dict[str, float] | None = None,
     width: int | None = None,
+    untold: list[str] | None = None,
 ) -> Values:
     """Values of `statistics.observables`, by name; with a leading axis for the chains where they differ.
 
@@ -62,6 +63,8 @@ def expected(
         codes that are not locally stable, of neurons that are just passing from one code to another.
     width : int, optional
         N of networks at which kernels and residuals are given, up to terms of order 1/N^2, and nothing else.
+    untold : list of str, optional
+        Receives why the codes of neurons that are told as in samples are not known at equilibrium, and are left out.
 
     Raises
     ------
@@ -69,15 +72,20 @@ def expected(
         If there is no solution at the fractions of some chain, or codes that are not stable have more than 2 % of its
         neurons together.
     """
-    equilibrium = posterior.by_activation(draws.counts)
     values: Values = {}
-    if posterior.bulk is None and width is None:
+    try:
+        equilibrium = posterior.by_activation(draws.counts)
+    except NotAvailable as error:
+        equilibrium = posterior
+        if untold is not None:
+            untold.append(str(error))
+    if posterior.bulk is None and width is None and not untold:
         for code in equilibrium.codes:  # the equilibrium, whatever the fractions are
             if code.pattern in patterns:
                 name = f"fraction {code.label}"
                 values[name] = np.asarray(values.get(name, 0.0) + np.float64(code.weight))
     if shares is None:
-        return values | _observables(equilibrium, draws, patterns, inputs, width)
+        return values | _observables(equilibrium, draws, () if untold else patterns, inputs, width)
     distinct, chain = np.unique(shares, axis=0, return_inverse=True)
     found = []
     for share in distinct:

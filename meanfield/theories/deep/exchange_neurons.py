@@ -18,7 +18,7 @@ from meanfield.validation import FloatArray
 __all__ = ["ClassLaw", "class_law", "drawn", "mean_powers"]
 
 _PLAIN, _FIRST = np.zeros((1, 3), dtype=np.int64), np.zeros(1, dtype=np.int64)
-_BATCHES = 4  # lattices, shifted at random, that neurons are drawn from
+_BATCHES = 8  # lattices, shifted evenly from a random place, that neurons are drawn from
 _AT_ONCE = 256
 
 
@@ -118,10 +118,15 @@ def mean_powers(layer: ExchangeLayer, setting: Setting) -> FloatArray:
 def drawn(
     layer: ExchangeLayer, setting: Setting, count: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
-    """Neurons (b, h), each (count, C), from lattices that are shifted at random."""
-    found = []
-    for size in np.diff(np.linspace(0, count, min(_BATCHES, count) + 1).astype(int)):
-        shifted = ExchangeLayer(layer.phi, layer.n, layer.rule._replace(offset=float(rng.random())), layer.last)
+    """Neurons (b, h), each (count, C), from lattices that are shifted evenly from a random place.
+
+    Shifts that are all random leave codes whose cut runs through nodes with more neurons, or less, than chance does.
+    """
+    found, first = [], float(rng.random())
+    sizes = np.diff(np.linspace(0, count, min(_BATCHES, count) + 1).astype(int))
+    for i, size in enumerate(sizes):
+        offset = (first + i / len(sizes)) % 1.0
+        shifted = ExchangeLayer(layer.phi, layer.n, layer.rule._replace(offset=offset), layer.last)
         found.append(_Draw(shifted, setting).neurons(int(size), rng))
     b, h = zip(*found)
     return np.concatenate(b), np.concatenate(h)

@@ -15,7 +15,7 @@ from scipy.interpolate import CubicSpline
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.nodes import LayerNodes
-from meanfield.theories.deep.rules import NotCovered, Setting, above, activation_range, threshold
+from meanfield.theories.deep.rules import NotCovered, Setting, above, activation_range, beyond, threshold
 from meanfield.theories.deep.site import site_rule, site_table
 from meanfield.theories.deep.words import OfWord
 from meanfield.validation import FloatArray
@@ -30,13 +30,14 @@ _LIGHT, _CORNER = 1e-10, 100.0  # share of a piece; how much more those with two
 
 class FreeLaw(NamedTuple):
     """Of a layer without fields h, on pieces of the cells of its nodes: beta (k, r) and share (k,), and by class <phi>,
-    <phi^2>, and the part above the midpoint (k, C)."""
+    <phi^2>, the part above the midpoint and how much more than its share of <phi> that has (k, C)."""
 
     beta: FloatArray
     share: FloatArray
     mean: FloatArray
     square: FloatArray
     on: FloatArray
+    lift: FloatArray
 
     def part(self, word: str) -> FloatArray:
         """(k,) part of the neurons that have a word."""
@@ -46,23 +47,38 @@ class FreeLaw(NamedTuple):
     def words(self) -> dict[str, OfWord]:
         """By word, on the pieces."""
         every = map("".join, itertools.product("01", repeat=self.on.shape[1]))
-        return {word: OfWord(self.part(word), self.mean, self.square) for word in every}
+        above, below = (
+            self.mean + np.divide(sign * self.lift, part, out=np.zeros_like(part), where=part > 0.0)
+            for sign, part in ((1.0, self.on), (-1.0, 1.0 - self.on))
+        )
+        return {
+            word: OfWord(self.part(word), np.where(np.array(list(word)) == "1", above, below), self.square)
+            for word in every
+        }
 
 
 class _Pieces(NamedTuple):
-    """beta (k, r), ln of the weight of a whole piece (k,); g_b, g_b^2 + g_bb and the part above the midpoint (k, C)."""
+    """beta (k, r), ln of the weight of a whole piece (k,); g_b, g_b^2 + g_bb, and what `beyond` gives (k, C)."""
 
     beta: FloatArray
     log: FloatArray
     mean: FloatArray
     square: FloatArray
     on: FloatArray
+    lift: FloatArray
 
 
-def free_law(phi: Activation, n: FloatArray, setting: Setting, nodes: LayerNodes, beta: FloatArray) -> FreeLaw:
+def free_law(
+    phi: Activation,
+    n: FloatArray,
+    setting: Setting,
+    nodes: LayerNodes,
+    beta: FloatArray,
+    counts: FloatArray | None = None,
+) -> FreeLaw:
     """The law of words of a layer without fields h, from the nodes beta (N, r) that count, whose cells are split; once
     more at cuts, where its weight counts as constant over a piece, and above all where two classes are cut, which count
-    as independent there.
+    as independent there. `counts`: see `WordLaw`.
 
     Raises
     ------
@@ -74,7 +90,7 @@ def free_law(phi: Activation, n: FloatArray, setting: Setting, nodes: LayerNodes
     if parts < 2:
         raise NotCovered("words need too many pieces of the cells of a layer")
     sites = _free_sites(phi, setting, beta, nodes.split(beta, 1)[2])
-    found = _free_pieces(phi, n, setting, sites, *nodes.split(beta, parts))
+    found = _free_pieces(phi, n, setting, sites, counts, *nodes.split(beta, parts))
     share = np.exp(found.log - found.log.max())
     cuts = ((found.on > 0.0) & (found.on < 1.0)).sum(axis=1)
     error = np.where(cuts > 1, _CORNER, np.minimum(cuts, 1)) * np.where(share > _LIGHT * share.sum(), share, 0.0)
@@ -83,12 +99,12 @@ def free_law(phi: Activation, n: FloatArray, setting: Setting, nodes: LayerNodes
     once[most[error[most] > 0.0]] = False
     if not once.all():
         split = nodes.split(found.beta[~once], _AGAIN[r], 1.0 / parts)
-        finer = _free_pieces(phi, n, setting, sites, *split)
+        finer = _free_pieces(phi, n, setting, sites, counts, *split)
         found = _Pieces(*(np.concatenate([one[once], other]) for one, other in zip(found, finer)))
     share = np.exp(found.log - found.log.max())
     heavy = share > _LIGHT * share.sum()
-    beta, _, mean, square, on = (one[heavy] for one in found)
-    return FreeLaw(beta, share[heavy] / share[heavy].sum(), mean, square, on)
+    beta, _, mean, square, on, lift = (one[heavy] for one in found)
+    return FreeLaw(beta, share[heavy] / share[heavy].sum(), mean, square, on, lift)
 
 
 def _free_sites(phi: Activation, setting: Setting, beta: FloatArray, edges: FloatArray) -> list[CubicSpline]:
@@ -113,6 +129,7 @@ def _free_pieces(
     n: FloatArray,
     setting: Setting,
     sites: list[CubicSpline],
+    counts: FloatArray | None,
     beta: FloatArray,
     log: FloatArray,
     edges: FloatArray,
@@ -120,5 +137,9 @@ def _free_pieces(
     g, mean, variance = np.stack([site(beta @ root) for site, root in zip(sites, setting.root)], axis=2).swapaxes(0, 1)
     change = np.sort(np.abs(edges @ setting.root.T), axis=1) * variance[:, None]
     narrow = change[:, -2] if beta.shape[1] > 1 else np.zeros_like(mean)
-    on = above(mean - threshold(phi), narrow, change[:, -1])
-    return _Pieces(beta, log - 0.5 * (beta**2).sum(axis=1) + g @ n, mean, mean**2 + variance, on)
+    excess, lift = mean - threshold(phi), np.zeros_like(mean)
+    if counts is None:
+        on = above(excess, narrow, change[:, -1])
+    else:
+        on, lift = beyond(excess, np.sqrt(np.maximum(variance, 0.0) / counts), narrow, change[:, -1])
+    return _Pieces(beta, log - 0.5 * (beta**2).sum(axis=1) + g @ n, mean, mean**2 + variance, on, lift)

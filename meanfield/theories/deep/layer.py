@@ -278,6 +278,10 @@ class Layer(LayerTerms):
             if len(at) == 1 and (best == at[0]).all():
                 break
             at = best[None, :]
+        _, peak = self._average(view, at, True, False, False)
+        assert peak is not None
+        if code_words(self.phi, peak.activation)[0] != pattern:  # what is a maximum at given h may be none without
+            raise UnstableCode(pattern)
         top = float(self._log_weight(view, self._nodes(at))[0])
         kept, frontier, heights, seen = [at], at, np.array([top]), keys(at)
         while len(frontier):
@@ -424,14 +428,18 @@ class Layer(LayerTerms):
         those of all neurons or of one code. A symmetry of the nodes has to be one of all copies together."""
         index = self.index if pattern is None else self.regions[pattern]
         often = self._often(index) if pattern is None else np.ones(len(index))
-        beta, fields = self._nodes(index), self._prepared(setting)[0]
         products = products_of(len(self.n), True, self.last, bool(setting.covariance.any()), True)
-        parts = []
-        for factor, shift in copies:
-            moved = setting._replace(shift=shift)
-            view = self._view(moved, fields, *self._bounds(moved, beta, 0.0), between=True)
-            parts.append((factor, self._summed(view, products, index, often, False)))
-        return combined(parts).averages(products)
+        while True:
+            beta, fields, parts = self._nodes(index), self._prepared(setting)[0], []
+            try:
+                for factor, shift in copies:
+                    moved = setting._replace(shift=shift)
+                    view = self._view(moved, fields, *self._bounds(moved, beta, 0.0), between=True)
+                    parts.append((factor, self._summed(view, products, index, often, False)))
+            except Narrow:
+                self._stretch()
+            else:
+                return combined(parts).averages(products)
 
 
 def _pick(weights: FloatArray, rng: np.random.Generator) -> IntArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, cast
 
@@ -28,6 +28,8 @@ from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rivals import other_solutions
 from meanfield.theories.deep.rules import NotCovered, code_words
 from meanfield.theories.deep.solution import DeepSolution
+from meanfield.theories.deep.states import code_parts, sampled_states
+from meanfield.theories.deep.system import System
 from meanfield.validation import FloatArray, read_only, whole_number
 from meanfield.validation import generator as new_generator
 
@@ -186,6 +188,30 @@ class DeepPosterior(LayerDensities):
         theory = theory_named(self.theory)
         assert isinstance(theory, Freezes)
         return cast(DeepPosterior, theory.frozen(self, fractions))
+
+    def by_activation(self, counts: object) -> DeepPosterior:
+        """This posterior with neurons assigned to the codes of the last layer as in samples, by their mean activations
+        over `counts` (C,) samples of each class; a note says so. Given both fields of a neuron these means are taken as
+        normal. Drawn neurons and densities keep the codes by fields. The same posterior at given shares, in linear
+        networks and at P = infinity.
+
+        Raises
+        ------
+        NotAvailable
+            For codes whose law is known node by node only: more than three classes of different targets.
+        """
+        sizes = self._counts(counts)
+        if self.scheme == "analog" or self.solution.frozen or math.isinf(self.task.n_samples):
+            return self
+        problem, alike = problem_of(self.network, self.task, self.tau, merge=False)
+        system = System(problem)
+        try:
+            states = sampled_states(system, alike.order(self.solution), sizes)
+        except NotCovered as error:
+            self._refuse(f"codes by mean activations over finitely many samples ({error})")
+        note = f"codes are told by mean activations over {', '.join(f'{size:g}' for size in sizes)} samples of a class"
+        parts = code_parts(states, alike, problem.readout_variance)
+        return replace(self, solution=replace(self.solution, notes=(*self.solution.notes, note), **parts))
 
     def uncoded_end(self) -> BranchEnd:
         """Where the solution that continues the prior ends as tau falls: a fold of the saddle equations.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtr
 
 from meanfield.activations.activation import Activation
 from meanfield.validation import FloatArray
@@ -23,13 +25,16 @@ __all__ = [
     "SampleCurvature",
     "Setting",
     "UnstableCode",
+    "above",
     "activation_range",
+    "beyond",
     "code_words",
     "mixed",
     "threshold",
 ]
 
 _AT_MIDPOINT = 1e-9  # of the range of phi
+_BLURRED = 4.0  # times the size of a cell, from which standard deviation on it only adds to it
 _CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
 
 
@@ -159,6 +164,27 @@ def above(excess: FloatArray, across: FloatArray, along: FloatArray) -> FloatArr
     part = (ends[0] - ends[1] - ends[2] + ends[3]) / (wide * narrow)
     outside = np.abs(excess) >= 0.5 * (wide + narrow)
     return np.where(outside, excess > 0.0, np.clip(part, 0.0, 1.0))
+
+
+def beyond(
+    excess: FloatArray, spread: FloatArray, across: FloatArray, along: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """The same of a normal variable with this mean in the middle and standard deviation: its part above 0, and the
+    mean over the cell of how far it is from its own mean, where it is above 0 (and 0 elsewhere)."""
+    spread = np.maximum(spread, 1e-100)
+    wide = np.maximum(np.maximum(across, along), 1e-100)
+    narrow = np.maximum(np.minimum(across, along), 1e-6 * wide)
+    total = np.sqrt(spread**2 + (wide**2 + narrow**2) / 12.0)
+    part = np.zeros(np.broadcast_shapes(excess.shape, spread.shape, wide.shape))
+    for sign, (one, other) in zip((1.0, -1.0, -1.0, 1.0), _CORNERS):  # the second integral of ndtr
+        x = excess + one * 0.5 * (wide + other * narrow)
+        u = x / spread
+        density = np.exp(-0.5 * u**2) / math.sqrt(2.0 * math.pi)
+        part += 0.5 * sign * ((x**2 + spread**2) * ndtr(u) + x * spread * density)
+    part = np.where(spread < _BLURRED * wide, part / (wide * narrow), ndtr(excess / total))
+    far = np.abs(excess) > 0.5 * (wide + narrow) + 9.0 * spread
+    lift = spread**2 / total * np.exp(-0.5 * (excess / total) ** 2) / math.sqrt(2.0 * math.pi)
+    return np.where(far, excess > 0.0, np.clip(part, 0.0, 1.0)), np.where(far, 0.0, lift)
 
 
 def code_words(phi: Activation, mean: FloatArray) -> FloatArray:

@@ -14,6 +14,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize
 
 from meanfield.numerics.limits import check_time
 from meanfield.validation import FloatArray
@@ -22,6 +23,7 @@ __all__ = ["Saturated", "saturated_solve"]
 
 _SWEEPS = (300, 1_000, 4_000, 15_000)
 _ACTIVE = 1e-5
+_SUPPORT = 1e-9  # weight of a code that has any
 _MAX_CLASSES = 12
 
 
@@ -69,6 +71,8 @@ def saturated_solve(p: FloatArray, y: FloatArray, tau: float, sigma_a: float, lo
     s = sigma_a**2
     u, weight = _optimum(words, p, y, tau, s)
     weight, nullity = _spread_out(words, weight, u)
+    if tau == 0.0:
+        u = _shortest(words, weight, u, p)
     total = words @ u
     length = (total**2).sum(axis=1)
     objective = float(-np.sum(u * y) + 0.5 * tau * np.sum(u**2 / p[:, None]) + 0.5 * s * length.max())
@@ -76,7 +80,7 @@ def saturated_solve(p: FloatArray, y: FloatArray, tau: float, sigma_a: float, lo
     solved = np.linalg.lstsq(matrix, y, rcond=1e-12)[0]
     residual = float(np.abs(y - matrix @ u).max())
     primal = 0.5 * float(np.sum(y * solved)) if np.abs(matrix @ solved - y).max() < 1e-8 * np.abs(y).max() else np.inf
-    kept = np.flatnonzero(weight > 1e-9)
+    kept = np.flatnonzero(weight > _SUPPORT)
     kept = kept[np.argsort(-weight[kept], kind="stable")]
     return Saturated(
         words[kept], weight[kept], s * total[kept], u / p[:, None], objective, objective + primal, residual, nullity
@@ -161,6 +165,33 @@ def _newton(
         if q.min() < -1e-9 and not negative.all():
             waiting.insert(0, active[~negative])
     return np.asarray(start, dtype=float), weight, False
+
+
+def _shortest(words: FloatArray, weight: FloatArray, u: FloatArray, p: FloatArray) -> FloatArray:
+    """Of all optimal u at tau = 0 (same S.u for codes with weight, no code beyond these) the one to which u(tau) tends,
+    that of smallest sum_c |u_c|^2 / p_c: classes of equal targets have equal t there."""
+    root = np.sqrt(p)
+    support = words[weight > _SUPPORT] * root
+    rank = int(np.linalg.matrix_rank(support, tol=1e-9 * np.abs(support).max()))
+    if rank == len(p):
+        return u
+    free = np.linalg.svd(support)[2][rank:]  # of v = u / sqrt(p)
+    v = u / root[:, None]
+    level = ((words @ u) ** 2).sum(axis=1).max() * (1.0 + 1e-12)
+
+    def slack(along: FloatArray) -> FloatArray:
+        moved = root[:, None] * (v + free.T @ along.reshape(len(free), -1))
+        return np.asarray(1.0 - ((words @ moved) ** 2).sum(axis=1) / level)
+
+    along = (-free @ v).ravel()
+    if slack(along).min() < -1e-9:  # other codes come in before
+        allowed = {"type": "ineq", "fun": slack}
+        found = minimize(
+            lambda x: float(((v + free.T @ x.reshape(len(free), -1)) ** 2).sum()), 0.0 * along, constraints=[allowed],
+            method="SLSQP", options={"ftol": 1e-15, "maxiter": 300},
+        )  # fmt: skip
+        along = found.x if slack(found.x).min() > -1e-9 else 0.0 * along
+    return np.asarray(root[:, None] * (v + free.T @ along.reshape(len(free), -1)))
 
 
 def _spread_out(words: FloatArray, weight: FloatArray, u: FloatArray) -> tuple[FloatArray, int]:

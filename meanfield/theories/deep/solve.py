@@ -39,7 +39,7 @@ from meanfield.theories.deep.silent import BRIEF, Silent, quiet_solution, silent
 from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
-from meanfield.theories.deep.states import top_states
+from meanfield.theories.deep.states import code_parts, top_states
 from meanfield.theories.deep.system import DeepProblem, Order, System, fields_of_layers, patched
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray, real_number
@@ -139,7 +139,7 @@ def solve_deep(
             else:
                 system, found, starts = _from_start(problem, start, tolerance, progress, silent)
     except UnstableCode as error:
-        raise UnstableFractions(f"{error}; leave it out of fractions, or change the shares.", error.pattern) from error
+        raise _unstable(error) from error
     except NotCovered as error:
         if silent is not None and silent.likely:
             raise ConvergenceError(f"no certified solution: {silent.words(None)}.") from error
@@ -164,9 +164,17 @@ def solve_deep(
                 )
             remark = f"{_NO_CODES}the first starts for it were lost, and another one led to the solution without codes"
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark, again.outcome)
-    return _posterior(
-        network, task, tau, alike, system, found, branches, remark, rtol, second, searched, tolerance, progress, silent
-    )
+    try:
+        return _posterior(
+            network, task, tau, alike, system, found, branches, remark, rtol, second, searched, tolerance, progress,
+            silent,
+        )  # fmt: skip
+    except UnstableCode as error:  # of fields so small that a step of the solver, or rounding, takes its maximum
+        raise _unstable(error) from error
+
+
+def _unstable(error: UnstableCode) -> UnstableFractions:
+    return UnstableFractions(f"{error}; leave it out of fractions, or change the shares.", error.pattern)
 
 
 def _searched(
@@ -401,11 +409,7 @@ def _posterior(
         }  # fmt: skip
     else:
         second_readout = s * states.second_beta
-        parts = {
-            "readout": math.sqrt(s) * states.beta, "weight": states.share, "covariance": s * states.covariance,
-            "activation": alike.means(states.activation), "activation_variance": alike.variances(states.variance),
-            "patterns": tuple(alike.word(word) for word in states.patterns),
-        }  # fmt: skip
+        parts = code_parts(states, alike, s)
     solution = DeepSolution(
         kernel=kernel,
         d=alike.variances(np.array([a.d for a in (*lower, top)])),

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -13,19 +14,22 @@ from scipy.spatial import cKDTree
 from meanfield.theories.deep.exchange_neurons import mean_powers
 from meanfield.theories.deep.free_words import FreeLaw, free_law
 from meanfield.theories.deep.products import MeanMoments
+from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.rules import Detail, NotCovered, Setting, code_words, threshold
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.theories.deep.words import OfWord, WordLaw
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = [
     "States",
+    "code_parts",
     "exchanged",
     "free_words",
     "kept_fields",
     "layer_nodes",
     "layer_states",
     "mean_kurtosis",
+    "sampled_states",
     "top_states",
     "word_law",
 ]
@@ -169,6 +173,28 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
     return replace(found, second_beta=states.second_beta)
 
 
+def sampled_states(system: System, order: Order, counts: FloatArray) -> States:
+    """Codes of the last layer, neurons told by their mean activations over `counts` (C,) samples of each class.
+
+    Raises
+    ------
+    NotCovered
+        Where the law of words is not known, see `word_law`.
+    """
+    top, problem, order = system.problem.depth - 1, system.problem, kept_fields(system.problem, order)
+    if system.exchanged or system.around_peaks:
+        raise NotCovered("the law of words is that of a lattice in b")
+    detail, setting = system.detail(order, top), system.setting(order, top)
+    if not setting.covariance.any():
+        heavy = detail.beta[detail.share > _FAINT]
+        free = free_law(problem.phi, problem.n, setting, system.layers[top], heavy, counts)
+        return _states(free.beta, free.share, free.words())
+    detail = _refined(system, order, top, detail)
+    detail = _rows(detail, _heaviest(detail))
+    law = WordLaw(problem.phi, problem.n, setting, detail.beta, counts)
+    return _states(detail.beta, detail.share / detail.share.sum(), law.of_words())
+
+
 def free_words(system: System, order: Order, layer: int, detail: Detail) -> FreeLaw:
     """The law of words of a layer without fields h, from its nodes.
 
@@ -199,22 +225,39 @@ def word_law(
     setting = system.setting(order, layer)
     if not setting.covariance.any() or system.around_peaks:
         raise NotCovered("the law of words is that of a lattice in b, for layers with fields h")
-    if detail.beta.shape[1] == 1:
-        detail = system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
-        unsure = None
+    finer = _refined(system, order, layer, detail)
+    heavy = _heaviest(finer)
+    kept = _rows(finer, heavy)
+    words = code_words(system.problem.phi, kept.activation)
+    if unsure is None or finer is not detail:
+        unsure = _apart(system, order, layer, kept, words)
+    else:
+        unsure = unsure[heavy]
+    one = unsure < _SURE
+    sure, some = _rows(kept, one), _rows(kept, ~one)
+    law = WordLaw(system.problem.phi, system.problem.n, setting, some.beta) if len(some.share) else None
+    return sure, words[one], some, law
+
+
+def _refined(system: System, order: Order, layer: int, detail: Detail) -> Detail:
+    """Of one conjugate field the nodes at half the spacing."""
+    if detail.beta.shape[1] > 1:
+        return detail
+    return system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
+
+
+def _heaviest(detail: Detail) -> IntArray:
+    """The nodes that count, heaviest first."""
     heavy = np.argsort(-detail.share)
     heavy = heavy[detail.share[heavy] > _NOTHING]
     if len(heavy) > _FEW:
         missed = 1.0 - np.cumsum(detail.share[heavy])
         heavy = heavy[: max(_FEW, int(np.searchsorted(-missed, -_LIGHT)))]
-    words = code_words(system.problem.phi, detail.activation)
-    unsure = _apart(system, order, layer, detail, words) if unsure is None else unsure
-    one = unsure[heavy] < _SURE
-    sure, some = (
-        Detail(*(getattr(detail, part.name)[at] for part in fields(detail))) for at in (heavy[one], heavy[~one])
-    )
-    law = WordLaw(system.problem.phi, system.problem.n, setting, some.beta) if len(some.share) else None
-    return sure, words[heavy[one]], some, law
+    return heavy
+
+
+def _rows(detail: Detail, at: np.ndarray) -> Detail:
+    return Detail(*(getattr(detail, part.name)[at] for part in fields(detail)))
 
 
 def _whole(detail: Detail, words: FloatArray, word: str) -> OfWord:
@@ -344,6 +387,15 @@ def exchanged(system: System, order: Order, layer: int) -> States:
         tuple(words), np.array(shares), np.array(betas), np.array(covariances), np.array(activations),
         np.array(variances), second, np.zeros(len(words)),
     )  # fmt: skip
+
+
+def code_parts(states: States, alike: Members, s: float) -> dict[str, Any]:
+    """What a solution lists of its codes, with the variance s of the readout prior."""
+    return {
+        "readout": math.sqrt(s) * states.beta, "weight": states.share, "covariance": s * states.covariance,
+        "activation": alike.means(states.activation), "activation_variance": alike.variances(states.variance),
+        "patterns": tuple(alike.word(word) for word in states.patterns),
+    }  # fmt: skip
 
 
 def top_states(system: System, order: Order) -> States:

@@ -21,7 +21,7 @@ from scipy.special import ndtr
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.fields import shared_field, shared_plane
-from meanfield.theories.deep.rules import NotCovered, Setting, above, activation_range, threshold
+from meanfield.theories.deep.rules import NotCovered, Setting, above, activation_range, beyond, threshold
 from meanfield.theories.deep.site import site_rule
 from meanfield.validation import FloatArray, IntArray
 
@@ -65,16 +65,19 @@ class _Line(NamedTuple):
 
 
 class _OnLine(NamedTuple):
-    """weight (N, 2, H) below and above the midpoint, g, g_b and g_b^2 + g_bb (N, H)."""
+    """weight (N, 2, H) below and above the midpoint, the same times <phi> and <phi^2> there, and g (N, H)."""
 
     weight: FloatArray
-    g: FloatArray
     mean: FloatArray
     square: FloatArray
+    g: FloatArray
 
 
 class WordLaw:
     """The law of words at nodes beta (N, r) of a layer with fields h.
+
+    With `counts` (C,) neurons are active by the mean of phi over so many samples of a class, which given both fields is
+    taken as normal, of mean g_b and variance g_bb / n_c.
 
     Raises
     ------
@@ -82,8 +85,10 @@ class WordLaw:
         Where classes share more than two fields, or lattices that are fine enough are too large.
     """
 
-    def __init__(self, phi: Activation, n: FloatArray, setting: Setting, beta: FloatArray) -> None:
-        self.phi, self.n, self.setting = phi, n, setting
+    def __init__(
+        self, phi: Activation, n: FloatArray, setting: Setting, beta: FloatArray, counts: FloatArray | None = None
+    ) -> None:
+        self.phi, self.n, self.setting, self.counts = phi, n, setting, counts
         self.b = beta @ setting.root.T + setting.shift
         try:
             own, u = shared_field(setting.covariance)
@@ -214,8 +219,15 @@ class WordLaw:
         steep = np.abs(np.gradient(excess, line.h, axis=1))
         # Averaged over cells of alpha, of which the narrower side may be that of h instead, where it is wider.
         across, along = sorted([*line.cell, float(line.h[1] - line.h[0])])[-2:]
-        on = above(excess, steep * across, steep * along)
-        return _OnLine(np.stack([weight * (1.0 - on), weight * on], axis=1), g, mean, mean**2 + variance)
+        lift = np.zeros_like(mean)
+        if self.counts is None:
+            on = above(excess, steep * across, steep * along)
+        else:
+            spread = np.sqrt(np.maximum(variance, 0.0) / self.counts[c])
+            on, lift = beyond(excess, spread, steep * across, steep * along)
+        sides = np.stack([weight * (1.0 - on), weight * on], axis=1)
+        lifted = np.stack([-weight * lift, weight * lift], axis=1)
+        return _OnLine(sides, sides * mean[:, None] + lifted, sides * (mean**2 + variance)[:, None], g)
 
     def _read(self, c: int, at: IntArray, weight: FloatArray) -> FloatArray:
         """(A, k, N) sums over own fields of (N, k, H), at these nodes of alpha (A,)."""
@@ -253,8 +265,8 @@ class WordLaw:
         for rows, at in self._blocks():
             for c, (line, others) in zip(classes, self._joint(rows, at, classes)):
                 rest = np.delete(words, c, axis=1) @ (1 << np.arange(len(classes) - 1)[::-1])
-                for found, value in ((part, 1.0), (mean, line.mean[:, None]), (square, line.square[:, None])):
-                    table = (line.weight * value) @ others.swapaxes(1, 2)  # (N, 2, 2^(C-1))
+                for found, value in ((part, line.weight), (mean, line.mean), (square, line.square)):
+                    table = value @ others.swapaxes(1, 2)  # (N, 2, 2^(C-1))
                     found[:, rows, c] = table[:, words[:, c], rest].T
         total = part.sum(axis=0)
         if not (total > 0.0).all():

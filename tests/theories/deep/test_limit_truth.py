@@ -1,5 +1,6 @@
 """P = infinity held against plain quadrature and one-dimensional problems: steep phi, odd phi, many layers."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit
 
 import meanfield as mf
+from meanfield.theories.deep.saturated import _shortest
 
 X, W = np.polynomial.legendre.leggauss(1200)
 X, W = 9.0 * X, 9.0 * W * np.exp(-40.5 * X * X) / math.sqrt(2.0 * math.pi)  # of N(0, 1)
@@ -119,3 +121,22 @@ def test_the_law_of_an_activation_has_all_of_its_weight():
         density = post.activation_density(None, 0, value, layer=layer) * np.cos(angle) * (angle[1] - angle[0])
         assert density.sum() == pytest.approx(1.0, abs=1e-5)
         assert density @ value**2 == pytest.approx(post.kernel(layer).diagonal[0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("phi", "targets"),
+    [("sigmoid", [1, 1, -1]), ("tanh", [1, 0, -1]), ("tanh", [1, 1, -0.5]), ("sigmoid", [[1, 0], [1, 0], [0, 1]])],
+)
+def test_t_without_noise_is_that_of_little_noise(phi, targets):
+    """Only sum_c S_c p_c t_c of the codes is determined at tau = 0; classes of equal targets had t = 2 and 5."""
+    task = mf.class_task([0.5, 0.2, 0.3], targets=targets)
+    none, little = (mf.solve(mf.Network(phi, 2), task, tau).solution.t for tau in (0.0, 1e-8))
+    np.testing.assert_allclose(none, little, atol=3e-7 * np.abs(little).max())
+
+
+def test_t_without_noise_where_a_code_without_weight_bounds_it():
+    """Codes 110 and 101 have weight; u_1 = .3 and u_2 = u_3 = 1.7 were shorter, and code 111 beyond both."""
+    words = np.array(list(itertools.product((1.0, 0.0), repeat=3)))
+    weight = 0.5 * np.array([word.tolist() in ([1.0, 1.0, 0.0], [1.0, 0.0, 1.0]) for word in words])
+    u = np.array([[2.0], [0.0], [0.0]])
+    np.testing.assert_allclose(_shortest(words, weight, u, np.array([0.1, 0.5, 0.4])), u, atol=1e-7)

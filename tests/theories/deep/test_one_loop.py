@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from deep_fluctuations import SamplesApart
+from deep_fluctuations import CodesApart, SamplesApart
 
 import meanfield as mf
 from meanfield.theories.deep.one_loop import one_loop
@@ -283,6 +283,25 @@ def test_against_all_samples_of_deep_networks_apart(name):
         assert np.abs(error).max() < 5e-3 * np.abs(other).max()
     np.testing.assert_allclose(loop.t[oracle.labels], t, atol=2e-3 * np.abs(t).max())
     assert loop.second_readout == pytest.approx(square, rel=1e-3)
+
+
+def test_given_shares_against_all_samples_of_both_codes_apart():
+    """Three layers of sigmoids agree, too, on finer lattices (benchmarks/RESULTS.md)."""
+    shares = {"10": 0.6, "01": 0.4}
+    task = mf.class_task(targets=[1, -0.8], n_samples=4)
+    frozen = mf.solve(mf.Network("erf", 2, sigma_a=0.35, sigma_w=0.8), task, 0.02, fractions=shares)
+    oracle, loop = CodesApart(frozen, (0.6, 0.4), spacing=0.5), frozen.one_loop()
+    _, value, gradient, _, _ = oracle.fluctuations(oracle.saddle)
+    entropy = -sum(p * math.log(p) for p in shares.values())
+    assert value + entropy == pytest.approx(frozen.free_energy, abs=2e-4)
+    assert np.abs(gradient).max() < 5e-4
+    L, kernel, t, square = oracle.one_loop()
+    at = np.ix_(oracle.labels, oracle.labels)
+    assert loop.log_determinant == pytest.approx(L, abs=5e-4)
+    for own, d, other in zip(loop.kernel, loop.d, kernel):
+        assert np.abs(own[at] + np.diag(d[oracle.labels]) - other).max() < 4e-3 * np.abs(other).max()
+    np.testing.assert_allclose(loop.t[oracle.labels, 0], t[:, 0], rtol=4e-3)
+    assert loop.second_readout == pytest.approx(square, rel=4e-3)
 
 
 def test_classes_of_less_than_two_samples_have_no_kernel_of_their_own():
