@@ -123,7 +123,7 @@ class ReluLoop:
             lengths[layer] = np.linalg.norm(outliers, axis=1)
             lengths[layer, lengths[layer] < _GONE * math.sqrt(p.width)] = 0.0
             outliers = outliers[lengths[layer] > 0.0]
-            ends = outliers if len(outliers) else _tails(setting)
+            ends = outliers if len(outliers) else _tails(setting, p.width)
             far = _FARTHER * max(float(np.abs(condensed(setting, beta).h).max()) for beta in ends)
             far += _BEYOND * math.sqrt(float(np.diag(setting.covariance).max()))
             own = np.sqrt(np.diag(setting.covariance) + setting.d)
@@ -346,15 +346,19 @@ class ReluLoop:
         return 0.5 * (ends[1] - ends[0])
 
 
-def _tails(setting: ReluSetting) -> FloatArray:
+def _tails(setting: ReluSetting, width: float) -> FloatArray:
     """(k, q) where a bulk without outliers ends: along a ray its weight is exp(-(1 - gain) x^2 / 2) at most.
 
     Raises
     ------
     NotSmall
-        If its variance there is that of a good part of all neurons.
+        If one neuron at a standard deviation 1 / sqrt(1 - gain) counts as much as all of the `width` others.
     """
-    return np.array([beta * math.sqrt(2.0 * CUT / (1.0 - gain)) for beta, gain in summits(setting)])
+    found = summits(setting)
+    least = 1.0 - max(gain for _, gain in found)
+    if least * width < 1.0:
+        raise NotSmall(f"the tail of a bulk of gain {1.0 - least:.6f} is longer than sqrt(N)")
+    return np.array([beta * math.sqrt(2.0 * CUT / (1.0 - gain)) for beta, gain in found])
 
 
 def _ray(setting: ReluSetting, beta: FloatArray, far: float) -> _Ray:
