@@ -160,9 +160,9 @@ def _force(problem, s, b):
 
 
 def sampled_averages(root, n, d, delta, covariance, spread, rng, log2_points=13):
-    """The same as `_averages`, by importance sampling: Sobol points of beta from a Student law with covariance `spread`,
-    and of h from Student laws at all maxima over h, which Newton finds from every pattern of classes that are on, at
-    the kink or off. Also <beta beta^T>, and the effective share of the points."""
+    """What `_averages` gives, by importance sampling, and the effective share of the points: Sobol points of beta from
+    a Student law of scale `spread`, and of h from Student laws at all maxima over h, which Newton finds from every
+    pattern of classes that are on, at the kink or off."""
     n_classes, q = root.shape
     inverse = np.linalg.inv(covariance)
     unit = qmc.Sobol(q + n_classes + 3, rng=rng).random_base2(log2_points)
