@@ -162,7 +162,7 @@ def _force(problem, s, b):
 def sampled_averages(root, n, d, delta, covariance, spread, rng, log2_points=13):
     """What `_averages` gives, by importance sampling, and the effective share of the points: Sobol points of beta from
     a Student law of scale `spread`, and of h from Student laws at all maxima over h, which Newton finds from every
-    pattern of classes that are on, at the kink or off."""
+    pattern of classes that are on or at the kink."""
     n_classes, q = root.shape
     inverse = np.linalg.inv(covariance)
     unit = qmc.Sobol(q + n_classes + 3, rng=rng).random_base2(log2_points)
@@ -178,7 +178,7 @@ def sampled_averages(root, n, d, delta, covariance, spread, rng, log2_points=13)
         return n @ f[:, 0] - 0.5 * np.einsum("kc,ce,ke->k", h, inverse, h), slope, precision
 
     modes, bounded = [], inverse + np.diag(n / d)
-    for pieces in itertools.product((0, 1, 2), repeat=n_classes):
+    for pieces in itertools.product((0, 1), repeat=n_classes):
         on, kink = (np.array(pieces) == k for k in (0, 1))
         grown = 1.0 / (1.0 - delta * d)
         matrix = inverse + np.diag(np.where(kink, n / d, 0.0) - np.where(on, n * (grown - 1.0) / d, 0.0))
