@@ -4,11 +4,13 @@ import itertools
 import math
 
 import numpy as np
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, ndtri
+from scipy.stats import chi2, qmc
 
-__all__ = ["plain_site", "two_layer_violations"]
+__all__ = ["plain_site", "sampled_averages", "two_layer_violations", "violations_with_errors"]
 
 _CUT = 26.0  # ln of the weight below which nodes of beta are left out
+_FREEDOM = 6.0  # of the Student laws that points are drawn from
 _H_STEP, _H_REACH = 0.7, 12.6  # of the fields h, in standard deviations at their maximum
 
 
@@ -155,3 +157,128 @@ def _force(problem, s, b):
         if best is None or value > best[0]:
             best = value, np.where(use, b, -np.maximum(h, 0.0) / d)
     return best[1]
+
+
+def sampled_averages(root, n, d, delta, covariance, spread, rng, log2_points=13):
+    """What `_averages` gives, by importance sampling, and the effective share of the points: Sobol points of beta from
+    a Student law of scale `spread`, and of h from Student laws at all maxima over h, which Newton finds from every
+    pattern of classes that are on or at the kink."""
+    n_classes, q = root.shape
+    inverse = np.linalg.inv(covariance)
+    unit = qmc.Sobol(q + n_classes + 3, rng=rng).random_base2(log2_points)
+    chol = np.linalg.cholesky(spread)
+    beta = ndtri(unit[:, :q]) @ chol.T * _tail(unit[:, q])[:, None]
+    b = beta @ root.T
+    log_q = _log_student(np.linalg.solve(chol, beta.T).T, np.log(np.diag(chol)).sum())
+
+    def height(h):
+        f = np.array([plain_site(b[:, c], h[:, c], d[c], delta[c]) for c in range(n_classes)])
+        slope = n * f[:, 3].T - h @ inverse
+        precision = inverse - np.einsum("c,ck,ce->kce", n, f[:, 4], np.eye(n_classes))
+        return n @ f[:, 0] - 0.5 * np.einsum("kc,ce,ke->k", h, inverse, h), slope, precision
+
+    modes, bounded = [], inverse + np.diag(n / d)
+    for pieces in itertools.product((0, 1), repeat=n_classes):
+        on, kink = (np.array(pieces) == k for k in (0, 1))
+        grown = 1.0 / (1.0 - delta * d)
+        matrix = inverse + np.diag(np.where(kink, n / d, 0.0) - np.where(on, n * (grown - 1.0) / d, 0.0))
+        h = np.linalg.solve(matrix, np.where(on, n * grown * b, 0.0).T).T
+        value, slope, precision = height(h)
+        for _ in range(40):
+            convex = np.linalg.eigvalsh(precision)[:, 0] > 1e-9 * np.trace(bounded)
+            step = np.linalg.solve(np.where(convex[:, None, None], precision, bounded), slope[:, :, None])[:, :, 0]
+            part = np.ones(len(h))
+            for _ in range(12):
+                new = height(h + part[:, None] * step)
+                worse = new[0] < value - 1e-9
+                if not worse.any():
+                    break
+                part = np.where(worse, 0.5 * part, part)
+            h = h + np.where(worse, 0.0, part)[:, None] * step
+            value, slope, precision = height(h)
+            if np.abs(step).max() < 1e-7:
+                break
+        convex = np.linalg.eigvalsh(precision)[:, 0] > 1e-9 * np.trace(bounded)
+        modes.append((h, np.linalg.cholesky(np.where(convex[:, None, None], precision, bounded)), value))
+    log_det = np.array([np.log(np.einsum("kcc->kc", low)).sum(axis=1) for _, low, _ in modes])  # of 1 / spread
+    share = np.array([value for _, _, value in modes]) - log_det
+    share = np.exp(share - share.max(axis=0))
+    share /= share.sum(axis=0)
+    chosen = (unit[:, -1] > np.cumsum(share, axis=0)).sum(axis=0).clip(max=len(modes) - 1)
+    rows = np.arange(len(b))
+    low = np.array([one[1] for one in modes])[chosen, rows]
+    white = ndtri(unit[:, q + 1 : -2]) * _tail(unit[:, -2])[:, None]
+    h = np.array([one[0] for one in modes])[chosen, rows]
+    h = h + np.linalg.solve(np.swapaxes(low, 1, 2), white[:, :, None])[:, :, 0]
+    parts = [
+        np.log(weight + 1e-300) + _log_student(np.einsum("kcd,kc->kd", one[1], h - one[0]), 0.0) + size
+        for weight, one, size in zip(share, modes, log_det)
+    ]
+    log_q = log_q + np.logaddexp.reduce(parts, axis=0)
+    log = height(h)[0] - 0.5 * (beta**2).sum(axis=1) - log_q
+    w = np.exp(log - log.max())
+    w /= w.sum()
+    f = np.array([plain_site(b[:, c], h[:, c], d[c], delta[c]) for c in range(n_classes)])
+    squares = np.array([np.einsum("ck,k,ek->ce", f[:, k], w, f[:, k]) for k in (1, 3)])
+    return ((f[:, 1:] @ w).T, squares, (beta.T * w) @ f[:, 1].T), 1.0 / (len(w) * (w**2).sum())
+
+
+def _tail(unit):
+    """Factors of a Student law of `_FREEDOM` degrees."""
+    return np.sqrt(_FREEDOM / chi2.ppf(unit, _FREEDOM))
+
+
+def _log_student(white, log_scale):
+    size = white.shape[1]
+    return -0.5 * (_FREEDOM + size) * np.log1p((white**2).sum(axis=1) / _FREEDOM) - log_scale
+
+
+def violations_with_errors(problem, span, s, scramblings=8, log2_points=13, seed=1):
+    """Violation of every equation of a solution of any depth without outliers above the first layer, relative to the
+    size of its order parameter, and the error of that by independent scramblings; the least effective share."""
+    n, depth = problem.n, len(s.kernel)
+    value, vector = np.linalg.eigh(s.tilde[0])
+    first = (vector * np.sqrt(value)) @ vector.T
+    below = _averages(first, n, np.full(len(n), problem.k), s.delta[0], None, 0.9)
+    outliers = s.outlier_activation[0]
+    found = {
+        "kernel 1": _against([below[1][0] + outliers.T @ outliers], s.kernel[0]),
+        "d 1": _against([below[0][1]], s.d[0]),
+    }
+    least = 1.0
+    for layer in range(1, depth):
+        last = layer == depth - 1
+        if last:
+            root, delta = math.sqrt(problem.readout_variance) * s.t @ span, np.zeros(len(n))
+        else:
+            value, vector = np.linalg.eigh(s.tilde[layer])
+            root, delta = (vector * np.sqrt(value)) @ vector.T, s.delta[layer]
+        spread = np.eye(root.shape[1]) + root.T @ (np.outer(n, n) * s.kernel[layer] + np.diag(n * s.d[layer])) @ root
+        runs = [
+            sampled_averages(
+                root, n, problem.scale * s.d[layer - 1], delta, problem.scale * s.kernel[layer - 1], spread,
+                np.random.default_rng([seed, layer, k]), log2_points,
+            )
+            for k in range(scramblings)
+        ]  # fmt: skip
+        least = min(least, *(share for _, share in runs))
+        runs = [one for one, _ in runs]
+        name = f" {layer + 1}"
+        found["kernel" + name] = _against([one[1][0] for one in runs], s.kernel[layer])
+        found["d" + name] = _against([one[0][1] for one in runs], s.d[layer])
+        found[f"tilde {layer}"] = _against([problem.scale * one[1][1] for one in runs], s.tilde[layer - 1])
+        found[f"delta {layer}"] = _against([problem.scale * one[0][3] for one in runs], s.delta[layer - 1])
+        if last:
+            size = math.sqrt(problem.readout_variance)
+            outputs = [size * (span @ one[2]).T + problem.tau * s.t for one in runs]
+            found["outputs"] = _against(outputs, problem.y @ span.T)
+    return found, least
+
+
+def _against(runs, wanted):
+    """(largest deviation relative to the size of what is wanted, its error, largest deviation in units of its error)"""
+    runs, size = np.array(runs), np.abs(wanted).max()
+    off = np.abs(runs.mean(axis=0) - wanted)
+    error = runs.std(axis=0, ddof=1) / math.sqrt(len(runs)) if len(runs) > 1 else np.zeros_like(off)
+    z = float((off / error).max()) if len(runs) > 1 else math.nan
+    return float(off.max() / size), float(error.max() / size), z

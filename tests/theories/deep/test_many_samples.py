@@ -8,7 +8,15 @@ import pytest
 import meanfield as mf
 from meanfield.theories.deep.relu.average import ROUGH
 from meanfield.theories.deep.relu.bare import every_word
-from meanfield.theories.deep.relu.many_samples import ManySamples, _between, many_sample_starts
+from meanfield.theories.deep.relu.many_samples import (
+    ManySamples,
+    _between,
+    _given_room,
+    _matched,
+    _minima,
+    many_sample_starts,
+)  # fmt: skip
+from meanfield.theories.deep.relu.outlier import worst_direction
 from meanfield.theories.deep.relu.reduction import relu_problem
 
 TWO = mf.class_task(targets=[[1.0, 0.2], [-0.3, 0.9]], n_samples=3000)
@@ -111,3 +119,16 @@ def test_room_of_the_bulk_along_a_ray():
     expected = 2.0 * density / slope**3 / (0.5 + density / slope)
     assert slope > 0.04
     assert _room(setting, np.array([1.0])) == pytest.approx(expected, rel=0.03)
+
+
+def test_the_last_match_leaves_a_bulk_that_ends():
+    """Three layers and classes without outliers above the first layer: the fourth match goes beyond gain 1."""
+    fractions = np.array([0.37920523, 0.17625664, 0.44453813])
+    task = mf.class_task(fractions=fractions / fractions.sum(), off=0.26, n_samples=930)
+    problem, _, _ = relu_problem(mf.Network("relu", 3), task, 0.0017854)
+    for words, order in _minima(problem):
+        full, start, present = _given_room(problem, words, order)
+        assert present.any(axis=1).tolist() == [True, False, False]
+        matched = _matched(full, start, present, order)
+        for layer in (1, 2):
+            assert worst_direction(full.setting(matched, layer)) < 1.0

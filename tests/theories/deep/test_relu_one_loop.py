@@ -321,6 +321,26 @@ def test_sampled_networks_of_eight_hundred_and_more_neurons(limit, solved):
         assert left == pytest.approx(98.0 / (100.0 * width * t[0, 0]), rel=20.0 / width)
 
 
+@pytest.mark.slow
+def test_three_layers_and_sampled_networks_of_two_hundred_neurons():
+    """HMC at N = 200: three chains of 300 draws."""
+    y = np.array([1.0, 0.5])
+    post = mf.solve(mf.Network("relu", 3), mf.class_task(targets=y, n_samples=100), 0.1, width=200)
+    found = post.one_loop()
+    np.testing.assert_allclose(found.limit.kernel, post.solution.kernel, rtol=1e-7)
+    np.testing.assert_allclose(found.limit.d, post.solution.d, rtol=1e-7)
+    assert found.stable
+    at = found.at(200)
+    theory = np.append(at.kernel[:, (0, 0, 1), (0, 1, 1)], (y - at.outputs[:, 0])[None])
+    sampled = [
+        (0.23200, 0.00056), (0.16091, 0.00029), (0.12531, 0.00063), (0.65036, 0.0026), (0.36523, 0.0015),
+        (0.21696, 0.00091), (1.92236, 0.0056), (1.01263, 0.0031), (0.54140, 0.0018), (0.01117, 1.0e-4),
+        (-0.01015, 1.4e-4),
+    ]  # fmt: skip
+    value, error = np.array(sampled).T
+    assert np.abs((value - theory) / error).max() < 3.0
+
+
 def test_where_there_is_no_term(limit, solved):
     with pytest.raises(ValueError, match="width=N"):
         limit.one_loop()

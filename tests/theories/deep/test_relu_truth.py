@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from relu_oracles import two_layer_violations
+from relu_oracles import two_layer_violations, violations_with_errors
 
 import meanfield as mf
 from meanfield.numerics.limits import OutOfTime, time_limit
@@ -135,3 +135,17 @@ def test_turns_of_a_parameter():
     for mu in (-1.0, 0.0, 0.1, 0.099, 0.11, 0.05, -0.2, -0.1, 0.3):
         turns.note(mu)
     assert turns.found == [0.11, -0.2]
+
+
+@pytest.mark.slow
+def test_three_layers_by_importance_sampling():
+    network, task, tau = mf.Network("relu", 3), mf.class_task(targets=[1.0, 0.5], n_samples=100), 0.1
+    post = mf.solve(network, task, tau)
+    problem, _, span = relu_problem(network, task, tau)
+    found, share = violations_with_errors(problem, span, post.solution, log2_points=9)
+    assert share > 0.3
+    for name in ("kernel 1", "d 1"):
+        assert found.pop(name)[0] < 1e-8
+    for name, (off, _, z) in found.items():
+        assert off < 0.05, name
+        assert z < 5.0, name

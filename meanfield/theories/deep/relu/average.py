@@ -234,7 +234,7 @@ def _average(
     if status == 5 or not np.isfinite(total).all():
         raise BulkDiverges("the weight of a neuron grows along an outlier.")
     if status == 2:
-        raise BulkDiverges("the bulk does not end: it is not separated from the outliers.")
+        raise BulkDiverges(f"the bulk does not end within {most:,} nodes of a lattice.")
     if status == 3 or (status == 0 and math.isnan(log_z)):
         raise BulkDiverges("the weight of a neuron is not a number.")
     if status in (1, 4):

@@ -21,7 +21,7 @@ from meanfield.theories.deep.relu.compiled.site import N_SLOPES, site_slopes
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import above, classes_on, condensed
-from meanfield.theories.deep.relu.setting import ReluSetting
+from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.theories.deep.relu.walk import BranchLost, Point, Report, Walk, with_outliers
 from meanfield.validation import BoolArray, FloatArray
@@ -233,12 +233,19 @@ def many_sample_starts(problem: ReluProblem) -> list[tuple[BareSystem, FloatArra
     Raises
     ------
     BulkDiverges
+        If the bulk of none of them can be averaged.
     """
-    starts = []
+    starts, lost = [], None
     for words, order in _minima(problem):
-        full, start, present = _given_room(problem, words, order)
+        try:
+            full, start, present = _given_room(problem, words, order)
+        except BulkDiverges as error:
+            lost = error
+            continue
         system = BareSystem(problem, full.words, present)
         starts.append((system, system.pack(start)))
+    if lost is not None and not starts:
+        raise lost
     return starts
 
 
@@ -342,10 +349,12 @@ def _matched(full: ReluSystem, start: ReluOrder, present: BoolArray, order: Relu
 
     for layer in range(1, depth):
         top = layer == depth - 1
-        for _ in range(0 if present[layer].any() else _MATCHES):
+        for match in range(0 if present[layer].any() else _MATCHES + 1):
             setting = full.setting(start, layer)
             gain = max(above(setting, word)[1].gain for word in words)
             if gain < _MOST_GAIN:
+                if match == _MATCHES:
+                    break
                 found, root = full.layer(start, layer, ROUGH), setting.root
                 wanted = (
                     start.t.T @ (n[:, None] * (problem.y - problem.tau * start.t))

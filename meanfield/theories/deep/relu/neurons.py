@@ -22,11 +22,11 @@ from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.sums import Totals
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Nodes", "RayProducts", "line", "plane", "summed"]
+__all__ = ["CUT", "Nodes", "RayProducts", "line", "plane", "summed"]
 
 _STEP = 0.92  # of lattices, in standard deviations
 _LOG_CELL = math.log(_STEP / math.sqrt(2.0 * math.pi))
-_CUT = 36.0  # ln of the weight below which nodes are left out
+CUT = 36.0  # ln of the weight below which nodes are left out
 _COARSE, _LOSS = 6, 16.0  # stride at which the weight is looked for, and what it may be lower by there
 _AT_ONCE = 30_000  # fields of a class
 
@@ -65,7 +65,7 @@ class Nodes:
             height = log_prior.copy()
             for c, n in enumerate(setting.n):
                 height += n * sample_weight(b[:, c], 0.0 * b[:, c], setting.d[c], setting.delta[c])
-            counts = height > height.max() - _CUT
+            counts = height > height.max() - CUT
             return cls(beta[counts], log_prior[counts])
         stiffest = float(np.linalg.eigvalsh(setting.inverse + np.diag(setting.n / setting.d))[-1])
         spacing = _STEP / math.sqrt(stiffest)
@@ -77,23 +77,22 @@ class Nodes:
             g = [n * sample_weight(b[i, c], h, setting.d[c], setting.delta[c]) for c, n in enumerate(setting.n)]
             height = prior + g[0][:, None] + g[1]
             top[i] = height.max() + log_prior[i]
-            inside = height > height.max() - _CUT - _LOSS
+            inside = height > height.max() - CUT - _LOSS
             for c in range(2):
                 rows = np.flatnonzero(inside.any(axis=1 - c))
                 windows[i, c] = coarse[rows[0]] - _COARSE, coarse[rows[-1]] + _COARSE + 1
-        counts = top > top.max() - _CUT - _LOSS
+        counts = top > top.max() - CUT - _LOSS
         return cls(beta[counts], log_prior[counts], spacing, windows[counts])
 
 
-def plane(root: FloatArray, setting: ReluSetting, outliers: FloatArray, reach: float) -> Nodes:
-    """The bulk, ended at the outliers (o, q): whitened, with their lengths."""
+def plane(root: FloatArray, setting: ReluSetting, outliers: FloatArray, size: float, reach: float) -> Nodes:
+    """The bulk of size `size`, ended at the outliers (o, q): whitened, with their lengths."""
     q = root.shape[1]
-    size = np.linalg.norm(outliers, axis=1)
-    most = math.ceil((float(size.max(initial=40.0)) + 9.0 * WALL) / _STEP)
+    most = math.ceil((size + 9.0 * WALL) / _STEP)
     lattice = np.arange(-most, most + 1)
     beta = _STEP * np.array(list(itertools.product(lattice, repeat=q)), dtype=float)
     log_prior = q * _LOG_CELL - 0.5 * (beta**2).sum(axis=1)
-    for outlier, length in zip(outliers, size):
+    for outlier, length in zip(outliers, np.linalg.norm(outliers, axis=1)):
         beyond = (beta @ (outlier / length) - length) / WALL
         log_prior = log_prior + log_ndtr(-beyond)
     return Nodes.kept(beta, log_prior, beta @ root.T, setting, reach)

@@ -22,8 +22,8 @@ from meanfield.posterior.finite_width import OneLoop
 from meanfield.theories.deep.expansion import assembled, by_sources, differences, log_fluctuations
 from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.relu.coordinates import ReluOrder
-from meanfield.theories.deep.relu.neurons import Nodes, RayProducts, line, plane, summed
-from meanfield.theories.deep.relu.outlier import condensed
+from meanfield.theories.deep.relu.neurons import CUT, Nodes, RayProducts, line, plane, summed
+from meanfield.theories.deep.relu.outlier import condensed, summits
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.theories.deep.rules import Averages, mixed
@@ -123,10 +123,12 @@ class ReluLoop:
             lengths[layer] = np.linalg.norm(outliers, axis=1)
             lengths[layer, lengths[layer] < _GONE * math.sqrt(p.width)] = 0.0
             outliers = outliers[lengths[layer] > 0.0]
-            far = _FARTHER * max((float(np.abs(condensed(setting, beta).h).max()) for beta in outliers), default=0.0)
+            ends = outliers if len(outliers) else _tails(setting, p.width)
+            far = _FARTHER * max(float(np.abs(condensed(setting, beta).h).max()) for beta in ends)
             far += _BEYOND * math.sqrt(float(np.diag(setting.covariance).max()))
             own = np.sqrt(np.diag(setting.covariance) + setting.d)
-            self.bulks.append(_Bulk(setting.root, plane(setting.root, setting, outliers, far), own))
+            most = float(np.linalg.norm(ends, axis=1).max())
+            self.bulks.append(_Bulk(setting.root, plane(setting.root, setting, outliers, most, far), own))
             self.rays.append([_ray(setting, beta, far) for beta in outliers])
         self.place = Place(Order(order.kernel, order.d, order.tilde, order.delta, order.t), lengths)
         self.orbits = self._orbits(system.words)
@@ -342,6 +344,21 @@ class ReluLoop:
             signed = _Source(sign * source.tilde, sign * source.delta, sign * source.readout)
             ends.append(self.value([*layers[:-1], self.layer(self.place, self.problem.depth - 1, signed)]))
         return 0.5 * (ends[1] - ends[0])
+
+
+def _tails(setting: ReluSetting, width: float) -> FloatArray:
+    """(k, q) where a bulk without outliers ends: along a ray its weight is exp(-(1 - gain) x^2 / 2) at most.
+
+    Raises
+    ------
+    NotSmall
+        If one neuron at a standard deviation 1 / sqrt(1 - gain) counts as much as all of the `width` others.
+    """
+    found = summits(setting)
+    least = 1.0 - max(gain for _, gain in found)
+    if least * width < 1.0:
+        raise NotSmall(f"the tail of a bulk of gain {1.0 - least:.6f} is longer than sqrt(N)")
+    return np.array([beta * math.sqrt(2.0 * CUT / (1.0 - gain)) for beta, gain in found])
 
 
 def _ray(setting: ReluSetting, beta: FloatArray, far: float) -> _Ray:

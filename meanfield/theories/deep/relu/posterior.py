@@ -124,7 +124,7 @@ class ReluPosterior(LayeredPosterior):
         ------
         ValueError
             At N = infinity (outliers of different N have different fluctuations: solve with ``width=``), and for other
-            than two classes of different targets or more than two layers.
+            than two classes of different targets.
         ConvergenceError
             Where N is so small that fluctuations move outliers by a good part of their distance.
         """
@@ -135,10 +135,8 @@ class ReluPosterior(LayeredPosterior):
         problem, index, span = self._reduced
         if problem.phi.tabulated or problem.phi.slopes != (0.0, 1.0):
             raise ValueError("one_loop() of unbounded activations is there for max(z, 0) only.")
-        if len(problem.n) != 2 or problem.depth > 2:
-            raise ValueError(
-                "one_loop() of deep rectifiers is there for two classes of different targets and two layers."
-            )
+        if len(problem.n) != 2:
+            raise ValueError("one_loop() of deep rectifiers is there for two classes of different targets.")
         try:
             return relu_one_loop(*self._system, index, span)
         except (NotCovered, NotSmall, BulkDiverges, np.linalg.LinAlgError) as error:
