@@ -32,6 +32,7 @@ __all__ = [
     "NoBranch",
     "Way",
     "climbed",
+    "coarse_starts",
     "coding_and_starts",
     "coding_branch",
     "frozen_branch",
@@ -135,12 +136,8 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     return coding_and_starts(problem, tolerance, report)[:2]
 
 
-def coding_and_starts(
-    problem: DeepProblem, tolerance: float, report: Report | None = None
-) -> tuple[System, Found, list[Way] | None]:
-    """The same, and the starts at the coarse quadrature that were not needed; None where some before led to none."""
-    if problem.depth > 2 and problem.n_samples > _CLIMB:
-        return *climbed(problem, tolerance, report), []
+def coarse_starts(problem: DeepProblem, report: Report | None = None) -> list[Way]:
+    """Ways to the codes at the coarse quadrature, in the order in which they are tried."""
     many = problem.n_samples > _MANY
     plants = (many, not many) if problem.depth > 2 or many else (many,)
     starts: list[Way] = [partial(_from_plant, problem, report, limit) for limit in plants]
@@ -150,6 +147,16 @@ def coding_and_starts(
         starts.insert(len(starts) - 1, partial(from_few, problem, _ROUGH, report))
     if (problem.depth > 2 or (many and not patched(problem) and problem.depth == 2)) and len(problem.n) > 2:
         starts.insert(0, partial(_from_response, problem, report))
+    return starts
+
+
+def coding_and_starts(
+    problem: DeepProblem, tolerance: float, report: Report | None = None
+) -> tuple[System, Found, list[Way] | None]:
+    """The same, and the starts at the coarse quadrature that were not needed; None where some before led to none."""
+    if problem.depth > 2 and problem.n_samples > _CLIMB:
+        return *climbed(problem, tolerance, report), []
+    starts = coarse_starts(problem, report)
     others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
     if patched(problem):
         others.reverse()
