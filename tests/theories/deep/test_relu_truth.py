@@ -84,9 +84,7 @@ def test_classes_of_equal_targets_start_from_a_solution():
     task = mf.class_task(targets=[[1.0], [-1.0], [-1.0]], fractions=[0.5, 0.25, 0.25], n_samples=100)
     post = mf.solve(network, task, 0.05)
     again = mf.solve(network, task, 0.06, warm_start=post)
-    assert again.certificate.searched[0].startswith(
-        "from a warm start; one outlier per class and layer led to the same"
-    )
+    assert "one outlier per class and layer leads to the same solution" in again.certificate.searched[0]
     alone = mf.solve(network, task, 0.06)
     assert again.free_energy == pytest.approx(alone.free_energy, abs=1e-9)
 
