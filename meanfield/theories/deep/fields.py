@@ -230,6 +230,7 @@ def fields_of(
         return _plane_fields(phi, n, rule, setting, b, h, bounds, stretch, far)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
+    bounds = _of_all(bounds, like)
     own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, but for N(h) itself
     stiffness = [
         stiffness_of(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()) for c in range(n_classes)
@@ -306,14 +307,16 @@ def _plane_fields(
     """The same with two shared fields, alpha ~ N(0, 1) in the plane, on a lattice along the axes of the curvature."""
     variance, u = shared_plane(setting.covariance)
     kind, own = _kinds(n, setting, variance, u), setting.d / n
-    farthest = np.abs(h).max(axis=0) + BEYOND * np.sqrt(np.diag(setting.covariance))
-    regions = [region_of(phi, n, setting, c, bounds, h, farthest[c]) for c in range(len(n))]
+    like = [kind == kind[c] for c in range(len(n))]
+    bounds = _of_all(bounds, like)
+    farthest = [np.abs(h[:, at]).max() + BEYOND * math.sqrt(setting.covariance[c, c]) for c, at in enumerate(like)]
+    regions = [region_of(phi, n, setting, c, bounds, h[:, like[c]], farthest[c]) for c in range(len(n))]
     width = variance + [max(own[c], 1.0 / max(region.stiffness, 1e-300)) for c, region in enumerate(regions)]
     precision, axes = np.linalg.eigh(np.eye(2) + (u / width[:, None]).T @ u)
     safe = _safe(variance, setting.covariance)
     given = np.eye(2) + (u / safe[:, None]).T @ u
     centre = h @ (u / safe[:, None]) @ np.linalg.inv(given) @ axes
-    least = [stiffness_of(phi, n, setting, c, b[:, c], h[:, c]) for c in range(len(n))]
+    least = [stiffness_of(phi, n, setting, c, b[:, at].ravel(), h[:, at].ravel()) for c, at in enumerate(like)]
     held = np.eye(2) + (u * np.array([one[0] for one in least])[:, None]).T @ u
     spread = stretch * sum(np.sqrt(np.diag(axes.T @ np.linalg.inv(matrix) @ axes)) for matrix in (given, held))
     reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
@@ -350,7 +353,8 @@ def _plane_fields(
             v, site = float(variance[c]), (float(setting.d[c]), float(setting.delta[c]))
             strong, ends = (float(bounds[0][c]), float(bounds[1][c])), (float(middle.min()), float(middle.max()))
             held = extent(phi, float(n[c]), site, strong, ends, v, rule.depth, region)
-            classes.append(_lattice(rule, rows.b, v, stiffest, h[:, c], shared, region.force, _ends(far, [c]), held))
+            at, ends = h[:, like[c]], _ends(far, like[c])
+            classes.append(_lattice(rule, rows.b, v, stiffest, at, shared, region.force, ends, held))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     starts, shares = (np.array(one) for one in zip(*stencils))
     shape, rim = (len(lines[0]), len(lines[1])), np.flatnonzero(edge.ravel())
@@ -426,6 +430,12 @@ def _lattice(
         first = np.minimum(first, len(grid) - 1)
         last = np.maximum(last, first + 1)
     return grid, log_prior, centre, 1.0 / variance, first, last, step
+
+
+def _of_all(bounds: tuple[FloatArray, FloatArray], like: list[BoolArray]) -> tuple[FloatArray, FloatArray]:
+    """Bounds of b (C,), (C,) of all classes that are like each one: they have one table."""
+    low, high = bounds
+    return np.array([low[at].min() for at in like]), np.array([high[at].max() for at in like])
 
 
 def _ends(far: tuple[FloatArray, FloatArray] | None, classes: Sequence[int] | BoolArray) -> tuple[float, float]:

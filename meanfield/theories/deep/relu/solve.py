@@ -289,7 +289,8 @@ def _best(found: list[_Found]) -> _Found:
     others: list[Branch] = []
     for one in found:
         same = _SAME * max(1.0, abs(best.free_energy))
-        if all(abs(one.free_energy - other.free_energy) > same for other in (best, *others)):
+        known = (best.free_energy, *(other.free_energy for other in others))
+        if all(abs(one.free_energy - phi) > same for phi in known):
             others.append(Branch(_outliers_in_words(one), one.free_energy, one.system.error(one.x, one.rule)))
     return replace(best, others=tuple(others))
 
