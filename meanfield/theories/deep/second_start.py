@@ -2,7 +2,7 @@
 
 There may be several solutions with codes: which one Newton's method ends in depends on where it begins (three classes,
 three layers, 1,013 samples: Phi = -1296.07 and -1295.49). Where samples are many, so that codes come and go within a
-small change of t, a start of another kind is tried, at the coarse quadrature and in limited work.
+small change of t, and beside warm starts a start of another kind is tried, at the coarse quadrature, in limited work.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ class Second(NamedTuple):
     other: tuple[System, Found] | None = None
 
 
-def second_start(problem: DeepProblem, system: System, found: Found, starts: list[Way] | None, work: float) -> Second:
+def second_start(
+    problem: DeepProblem, system: System, found: Found, starts: list[Way] | None, work: float, warm: bool = False
+) -> Second:
     """Other starts than the one that led to `found` by so much work, until one leads to a solution; None where others
-    were tried before it."""
+    were tried before it. Beside a `warm` start, which keeps to its branch past a transition, they are tried at any
+    number of samples."""
     if starts is None:
         return Second("other starts led to none")
-    if problem.n_samples < _MANY or not starts or patched(problem):
+    if (problem.n_samples < _MANY and not warm) or not starts or patched(problem):
         return Second("one start only")
     left = seconds_left()
     try:

@@ -17,6 +17,7 @@ from meanfield.theories.deep.branches import (
     ONE_WAY,
     NoBranch,
     Way,
+    coarse_starts,
     coding_and_starts,
     coding_branch,
     frozen_branch,
@@ -151,8 +152,9 @@ def solve_deep(
         warm = start is not None
         most = max(_WORK, _TIMES * work.done) if found.residual <= tolerance else _WORK
         most = BRIEF if silent is not None and silent.likely else most
-        if not warm and found.residual <= tolerance:
-            again = second_start(problem, system, found, starts, work.done)
+        if found.residual <= tolerance:
+            starts = coarse_starts(problem, progress) if warm else starts
+            again = second_start(problem, system, found, starts, work.done, warm)
         system, found, others = highest(again, system, found, tolerance, progress)
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm, most)
         branches = branches + others
@@ -186,7 +188,7 @@ def _searched(
     if given:
         return ("codes with the given shares",)
     start = "the solution that a warm start led to" if warm else "codes planted from the limit of many samples"
-    others = "" if warm else f"; {again}"
+    others = f"; {again}"
     first = start + others
     if not competitors:
         return (first,)

@@ -13,7 +13,6 @@ from meanfield.theories.deep.relu.branch import _Turns
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import ReluSetting
-from meanfield.theories.deep.relu.solve import _NOT_COMPARED
 from meanfield.theories.deep.relu.stability import order_errors
 
 # Numbers 35, 8 and 17 of benchmarks/random_deep.py at seed 0, and their outliers of both layers.
@@ -85,7 +84,7 @@ def test_classes_of_equal_targets_start_from_a_solution():
     task = mf.class_task(targets=[[1.0], [-1.0], [-1.0]], fractions=[0.5, 0.25, 0.25], n_samples=100)
     post = mf.solve(network, task, 0.05)
     again = mf.solve(network, task, 0.06, warm_start=post)
-    assert again.certificate.searched == (_NOT_COMPARED,)
+    assert "one outlier per class and layer leads to the same solution" in again.certificate.searched[0]
     alone = mf.solve(network, task, 0.06)
     assert again.free_energy == pytest.approx(alone.free_energy, abs=1e-9)
 
@@ -102,6 +101,15 @@ def test_past_a_first_order_transition_both_solutions_are_compared(tmp_path):
     back = mf.load(post.save(tmp_path / "both")).certificate
     assert back.branches == post.certificate.branches
     assert back.searched == post.certificate.searched
+
+
+def test_a_warm_start_does_not_keep_to_its_branch_past_a_transition():
+    """From larger tau a sweep follows the solution that has not learned, whose Phi becomes the smaller one."""
+    lazy = mf.solve(NETWORK, SMALL, 0.7)
+    warm = mf.solve(NETWORK, SMALL, 0.66, warm_start=lazy)
+    assert warm.free_energy == pytest.approx(-23.2839833, abs=1e-7)  # as without the warm start, see below
+    (other,) = warm.certificate.branches
+    assert (other.name, round(other.free_energy, 5)) == ("outliers none / none", -23.35033)
 
 
 def test_a_search_without_end_is_given_up_in_words(monkeypatch):

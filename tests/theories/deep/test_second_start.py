@@ -61,3 +61,15 @@ def test_codes_that_were_given_up_are_no_answer_without_codes(monkeypatch):
     monkeypatch.setattr(solve, "ONE_WAY", 0.0)
     with pytest.raises(mf.ConvergenceError, match=r"only the solution without codes \(Phi = -9\.9"):
         mf.solve(network, task, 5.0)
+
+
+def test_sweeps_do_not_keep_to_codes_past_a_transition():
+    """From tau = .11 the codes go on to .16 with the smaller Phi of three solutions (the other two without a start)."""
+    network = mf.Network("sigmoid", 2, sigma_a=0.8)
+    task = mf.class_task(targets=[[1.0, 0.0], [-0.5, 0.8], [-0.5, -0.8]], n_samples=40)
+    before = mf.solve(network, task, 0.11)
+    post = mf.solve(network, task, 0.16, warm_start=before)
+    assert post.free_energy == pytest.approx(-112.45185, abs=1e-4)
+    assert "a second start leads to another solution" in post.certificate.searched[0]
+    others = sorted(other.free_energy for other in post.certificate.branches)
+    assert others == pytest.approx([-115.62264, -115.55292], abs=1e-4)

@@ -46,6 +46,9 @@ _TOLERANCE = 1e-9
 _GONE = 1e-6  # whitened length of an outlier below which there is none
 _ROUNDING = 1e-7  # of Ehat <= 0
 _WORK = 8e10  # that one way to a solution may take, where no max_seconds is given: about 80 CPU s
+_WARM = "the warm start"
+_BESIDE = 1.5e10  # work that one way may take where a warm start led to a solution
+_ONE = 1e-5  # of Phi on coarse lattices: the same
 _SAME = 1e-7  # of Phi: two solutions that are one
 _MANY = 150  # samples of the smallest class from which the saddle of many samples is tried first
 _NOT_COMPARED = (
@@ -220,15 +223,16 @@ def _limit(
         ways = [("the branch from a linear network", lambda: ([from_linear(problem, report)], _NOT_COMPARED))]
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
         given = warm_start.solution
-        ways.insert(0, ("the warm start", lambda: ([_warm(problem, given, index, span)], _NOT_COMPARED)))
+        ways.insert(0, (_WARM, lambda: ([_warm(problem, given, index, span)], _NOT_COMPARED)))
     work = _WORK if math.isinf(seconds_left()) else math.inf
+    beside: list[_Found] = []
     for name, way in ways:
         found, why = [], ""
         try:
             with allowance(work):
                 starts, searched = way()
                 for system, x in starts:
-                    one, why = _solved(system, x, report)
+                    one, why = _solved(system, x, report, beside)
                     if one is not None:
                         found.append(replace(one, searched=searched))
         except BranchLost as error:
@@ -238,11 +242,21 @@ def _limit(
         except (BulkDiverges, np.linalg.LinAlgError, ValueError, OverflowError) as error:
             why = str(error).rstrip(".")
         whole = [one for one in found if not one.missing]
+        if whole and name == _WARM:
+            # It keeps to its branch past a transition: what the first way finds without it is compared.
+            beside, work = whole, min(work, _BESIDE)
+            continue
+        if beside and whole:
+            best = _best([*beside, *whole])
+            led = "another" if best.others else "the same"
+            return replace(best, searched=f"from a warm start; {name} leads to {led} solution; {searched}")
         if whole:
             return _best(whole)
         if found and fallback is None:
             fallback = found[0]
         lost.append(f"{name} ({why})")
+    if beside:
+        return replace(_best(beside), searched=f"from a warm start; others led to no solution: {'; '.join(lost)}")
     if fallback is not None:  # its certificate says that a code is missing
         return fallback
     raise ConvergenceError(
@@ -251,11 +265,17 @@ def _limit(
     )
 
 
-def _solved(system: ReluSystem, x: FloatArray, report: Callable[[float], None]) -> tuple[_Found | None, str]:
-    """The solution that Newton reaches from a start, or why there is none."""
+def _solved(
+    system: ReluSystem, x: FloatArray, report: Callable[[float], None], known: list[_Found]
+) -> tuple[_Found | None, str]:
+    """The solution that Newton reaches from a start, which may be a known one, or why there is none."""
     x, size, jacobian = _hopeful(system, x, report)
     if size > 1e-5:
         return None, f"Newton ended at a residual of {size:.1e}"
+    phi = system.free_energy(x, COARSE) if known else math.nan
+    for one in known:
+        if abs(one.system.free_energy(one.x, COARSE) - phi) <= _ONE * max(1.0, abs(phi)):
+            return one, ""
     missing = _missing(system, x)
     x, size, rule = _refined(system, x, jacobian, report)
     if size > 1e-7:
@@ -266,10 +286,10 @@ def _solved(system: ReluSystem, x: FloatArray, report: Callable[[float], None]) 
 def _best(found: list[_Found]) -> _Found:
     """The one of the largest Phi, and the others."""
     best = max(found, key=lambda one: one.free_energy)
-    others = []
+    others: list[Branch] = []
     for one in found:
-        apart = abs(one.free_energy - best.free_energy) > _SAME * max(1.0, abs(best.free_energy))
-        if one is not best and apart:
+        same = _SAME * max(1.0, abs(best.free_energy))
+        if all(abs(one.free_energy - other.free_energy) > same for other in (best, *others)):
             others.append(Branch(_outliers_in_words(one), one.free_energy, one.system.error(one.x, one.rule)))
     return replace(best, others=tuple(others))
 
