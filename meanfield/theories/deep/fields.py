@@ -385,8 +385,8 @@ _Own = tuple[FloatArray, FloatArray, FloatArray, float, IntArray, IntArray, floa
 
 
 def _following(centre: FloatArray, variance: float, steepness: float = math.inf) -> _Own:
-    """A class whose own field is narrow, or none: Gauss-Hermite nodes around the shared one, fewer where it is so narrow
-    that exp(n g), of a relative second derivative of `steepness` at most, is nearly constant."""
+    """A class whose own field is narrow, or none: Gauss-Hermite nodes around the shared one, fewer where it is so
+    narrow that exp(n g), of a relative second derivative of `steepness` at most, is nearly constant."""
     x, weight = _HERMITE[np.searchsorted(_FEW_DO, variance * steepness) if variance > 0.0 else 0]
     k, count = len(x), len(centre)
     h = (centre[:, None] + math.sqrt(variance) * x).ravel()
