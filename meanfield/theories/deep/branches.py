@@ -63,6 +63,7 @@ _QUICK, _TOO_FAR = 4, 0.5  # steps in which kernels that followed by themselves 
 _FIRST, _CLOSE = 2, 0.2  # passes after which Newton is tried, and up to which residual at first; then as many more
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 _WORK, ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
+_FEWER = 1.5e10  # of two layers at a third of the samples
 _AROUND_PEAKS = 4.0  # times as much, where layers are integrated around peaks
 _SPENT = 0.98  # part of them after which no other start is tried
 _UPHILL, _NEARLY_UP = 0.03, 0.1  # residual from which Newton takes over from the climb, and from one that began close
@@ -125,8 +126,8 @@ def refined(system: System, found: Found, tolerance: float, report: Report | Non
 
 def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
     """The branch with codes: from the planted starts; where Newton's method loses it from few samples upwards, by a
-    climb, from a third of the samples and by an ascent, which comes first on lattices around peaks. Of unconverged
-    ones the best.
+    climb, from a third of the samples, which comes first for two layers, and by an ascent, which comes first on
+    lattices around peaks. Of unconverged ones the best.
 
     Raises
     ------
@@ -160,8 +161,8 @@ def coding_and_starts(
     others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
     if patched(problem):
         others.reverse()
-    elif problem.depth > 1:
-        others.insert(0, partial(_from_climb, problem, tolerance, report))
+    elif problem.depth > 1:  # layers are soft at fewer samples, where they are two
+        others.insert(1 if problem.depth == 2 else 0, partial(_from_climb, problem, tolerance, report))
     ways: list[Way] = [*(partial(_polished, start, tolerance, report) for start in starts), *others]
     found: tuple[System, Found] | None = None
     error = NotCovered("no start was found from which the quadrature of all layers can be done")
@@ -197,7 +198,8 @@ def _from_fewer(problem: DeepProblem, tolerance: float, report: Report | None) -
     if problem.n_samples < _FEWEST * len(problem.n):
         raise NotCovered("a third of so few samples is no start")
     fewer = with_samples(problem, 1.0 / 3.0)
-    lower, start = coding_branch(fewer, max(tolerance, _GOOD), report)
+    with counted(_FEWER if problem.depth == 2 and not patched(problem) else math.inf):  # and a climb is tried after it
+        lower, start = coding_branch(fewer, max(tolerance, _GOOD), report)
     if start.residual > _ROUGH:
         raise NotCovered(f"the branch with codes was not found at {fewer.n_samples:.4g} samples")
     return _continued(fewer, problem, lower.unpack(start.x), tolerance, report)

@@ -17,6 +17,7 @@ from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, kinds_o
 __all__ = ["refuses", "refuses_shares"]
 
 MOST_ALIKE = 10  # classes that are exchangeable
+_ONE = 1e-9  # samples that a class of one may differ from that by
 
 
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
@@ -59,10 +60,15 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
                 "give a finite n_samples, or readout_exponent=1"
             )
         return None
+    problem = problem_of(network, task, tau)[0]
+    if problem.n.min() < 1.0 - _ONE:
+        return (
+            f"a class has to have at least one sample, and n_samples={task.n_samples:g} leaves {problem.n.min():.3g} "
+            "for one of them; give more samples, or other fractions"
+        )
     if linear:
         return None
-    problem = problem_of(network, task, tau)[0]
-    if np.any(np.abs(problem.n - 1.0) < 1e-9):  # Z depends on Kbar + d and k~ + delta of such a class alone
+    if np.any(np.abs(problem.n - 1.0) < _ONE):  # Z depends on Kbar + d and k~ + delta of such a class alone
         return (
             "deep nonlinear networks are solved for more than one sample per class: a single one has no kernel between "
             "samples, and the equations leave open which part of its own that would be"

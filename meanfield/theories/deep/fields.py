@@ -30,7 +30,10 @@ _SMOOTH, _STRONG = 0.5, 4.0
 _VALUES = 0.5  # spacing of what a class has of two shared fields, in units of that of rows
 _CLOSE, _FEWEST_VALUES = 0.2, 40  # and at most, in units of sqrt(d), and how many there are at least between the ends
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
-_HERMITE = np.polynomial.hermite_e.hermegauss(9)
+# Its nodes, and the largest D (n g_h)^2 and D n / d up to which so many (one, two, ...) leave 1e-13 of exp(n g): k of
+# them leave x^k k! / (2k)! of exp(sqrt(x) z) over z ~ N(0, 1)
+_HERMITE = [np.polynomial.hermite_e.hermegauss(count) for count in range(1, 10)]
+_FEW_DO = [(1e-13 * math.factorial(2 * k) / math.factorial(k)) ** (1.0 / k) for k in range(1, 9)]
 
 
 def shared_field(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -347,7 +350,8 @@ def _plane_fields(
         values.append(rows)
         stencils.append(rows.stencil(middle))
         if variance[c] < _PINNED * own[c]:
-            classes.append(_following(rows.b, float(variance[c])))
+            force = float(np.abs(region.force).max())
+            classes.append(_following(rows.b, float(variance[c]), max(force**2, 1.0 / own[c])))
         else:
             stiffest = max(least[c][1], region.stiffness)
             v, site = float(variance[c]), (float(setting.d[c]), float(setting.delta[c]))
@@ -384,9 +388,10 @@ def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray)
 _Own = tuple[FloatArray, FloatArray, FloatArray, float, IntArray, IntArray, float]
 
 
-def _following(centre: FloatArray, variance: float) -> _Own:
-    """A class whose own field is narrow, or none: Gauss-Hermite nodes around the shared one."""
-    x, weight = _HERMITE if variance > 0.0 else (np.zeros(1), np.ones(1))
+def _following(centre: FloatArray, variance: float, steepness: float = math.inf) -> _Own:
+    """A class whose own field is narrow, or none: Gauss-Hermite nodes around the shared one, fewer where it is so
+    narrow that exp(n g), of a relative second derivative of `steepness` at most, is nearly constant."""
+    x, weight = _HERMITE[np.searchsorted(_FEW_DO, variance * steepness) if variance > 0.0 else 0]
     k, count = len(x), len(centre)
     h = (centre[:, None] + math.sqrt(variance) * x).ravel()
     log_prior = np.tile(np.log(weight / weight.sum()), count)

@@ -404,6 +404,8 @@ class Layer(LayerTerms):
             at, terms = beta[part], known[0][part] if known else self._terms(view, beta[part])
             terms = terms + cells[part, None]
             out = sums.per_node(start[:, part], weight[:, part], terms, top, self.rule.depth) * often[part, None]
+            if not np.isfinite(out[:, products.one]).all():  # read next to rows that no field h of the lattice reaches
+                raise NotCovered("the weight of a layer is no number at one of its nodes, whose fields are too strong")
             words = self._words(out, products) if coded else np.full(len(out), "")
             for word in np.unique(words):
                 of_code = slice(None) if (words == word).all() else words == word

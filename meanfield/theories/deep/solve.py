@@ -369,8 +369,7 @@ def _posterior(
         f"another solution was found, {other.name}: Phi = {other.free_energy:.6g} against {phi:.6g}"
         for other in branches
     ]
-    if not math.isnan(curvature.outer) and not curvature.passed:
-        notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
+    notes += curvature.said() if second else []
     order = system.unpack(found.x)
     cuts = code_cuts(system, order)
     states = top_states(system, order) if not linear else None

@@ -45,6 +45,14 @@ class SecondOrder:
         """Whether the solution is a maximum over the kernels of the minimum over the conjugates and t."""
         return self.inner > 0.0 and self.outer < 0.0
 
+    def said(self) -> list[str]:
+        """What has to be said of it: that it failed, or is not known."""
+        if self.passed:
+            return []
+        if math.isnan(self.inner) or math.isnan(self.outer):
+            return ["the second-order check was not done: the equations hold too roughly for it"]
+        return ["the second-order check failed: not a maximum over the kernels of the minimum over conjugates"]
+
 
 def second_order(system: System, found: Evaluation, again: FloatArray | None = None) -> SecondOrder:
     """Signs of the curvature of Phi at a solution, from averages with curvature; `again`: by another quadrature."""

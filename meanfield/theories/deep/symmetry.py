@@ -13,7 +13,7 @@ from meanfield.validation import FloatArray
 __all__ = ["AllPermutations", "Symmetry", "exchangeable", "no_symmetry", "symmetry"]
 
 _MOST_CLASSES = 7  # all permutations are tried up to here
-_SAME = 1e-12
+_SAME = 1e-12  # relative difference of equal sizes and Gram matrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Symmetry:
     ----------
     permutations : (g, C) array of int
     rotations : (g, m, m) array
-        O with y[permutation] = y O^T.
+        O with y[permutation] = y O^T, the identity across the span of the targets.
     """
 
     permutations: FloatArray
@@ -183,6 +183,10 @@ def symmetry(n: FloatArray, y: FloatArray, fractions: Mapping[str, float] | None
     n_classes = len(y)
     gram = y @ y.T
     scale = max(float(np.abs(gram).max()), 1e-300)
+    # Directions of the outputs without targets stay as they are: left open, rotations would be no group.
+    _, values, right = np.linalg.svd(y)
+    without = right[np.count_nonzero(values**2 > _SAME * scale) :]
+    fixed = scale * without.T @ without
     candidates = itertools.permutations(range(n_classes)) if n_classes <= _MOST_CLASSES else [tuple(range(n_classes))]
     permutations, rotations = [], []
     for p in candidates:
@@ -195,7 +199,7 @@ def symmetry(n: FloatArray, y: FloatArray, fractions: Mapping[str, float] | None
             abs(share - fractions.get(_permuted(word, index), 0.0)) > _SAME for word, share in fractions.items()
         ):
             continue
-        left, _, right = np.linalg.svd(y[index].T @ y)
+        left, _, right = np.linalg.svd(y[index].T @ y + fixed)
         permutations.append(index)
         rotations.append(left @ right)
     return Symmetry(np.array(permutations), np.array(rotations))

@@ -13,10 +13,12 @@ from meanfield.theories.deep.fields import shared_field
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import newton
+from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
 from meanfield.theories.deep.saturated import saturated_solve
 from meanfield.theories.deep.site import site_table, z_rule
-from meanfield.theories.deep.stability import second_order
+from meanfield.theories.deep.solve import solve_deep
+from meanfield.theories.deep.stability import SecondOrder, second_order
 from meanfield.theories.deep.start import relax
 from meanfield.theories.deep.symmetry import symmetry
 from meanfield.theories.deep.system import DeepProblem, Order, System
@@ -83,6 +85,48 @@ def test_symmetry_of_a_task_is_found(n, y, order, kernels, outputs):
     # t = A y with A that commutes with the group, less what the targets' own dependences make the same.
     assert len(group.output_basis(y)) == outputs
     np.testing.assert_allclose(group.outputs(y), y, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+@pytest.mark.parametrize("turned", [False, True])
+def test_rotations_are_a_group_where_targets_leave_directions_out(n_classes, turned):
+    """Centred one-hot targets: what lies across their span was turned anyhow, and orbits of nodes were none."""
+    y = np.eye(n_classes) - 1.0 / n_classes
+    if turned:
+        y = y @ np.linalg.qr(np.random.default_rng(0).normal(size=y.shape))[0]
+    group = symmetry(np.ones(n_classes), y)
+    assert len(group.permutations) == math.factorial(n_classes)
+    for p, o in zip(group.permutations, group.rotations):
+        for q, other in zip(group.permutations, group.rotations):
+            both = next(k for k, r in enumerate(group.permutations) if (r == q[p]).all())
+            np.testing.assert_allclose(other @ o, group.rotations[both], atol=1e-12)
+
+
+def test_centred_targets_of_three_equal_classes():
+    """The lattice of three outputs that use two directions, against itself without symmetry."""
+    y, network = 1.5 * np.eye(3) - 0.5, mf.Network("sigmoid", 2)
+    post = solve_deep(network, mf.class_task(targets=y, n_samples=100), 0.1, competitors=False)
+    assert post.status == "optimal"
+    s = post.solution
+    problem = problem_of(network, post.task, 0.1)[0]
+    order = Order(s.kernel[:-1], s.d[:-1], s.tilde, s.delta, s.t)
+    whole, fewest = (System(problem, COARSE._replace(depth=20.0, beta=0.92)) for _ in range(2))
+    whole.layers[-1].turns = np.empty((0, 0, 0), dtype=np.int64)
+    (one,), (other,) = (system.averages(order, 1) for system in (whole, fewest))
+    assert one.log_z == pytest.approx(other.log_z, abs=1e-7)
+    assert len(fewest.layers[-1].index) < 0.25 * len(whole.layers[-1].index)
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "said"),
+    [
+        (0.1, -0.1, None), (-0.1, -0.1, "failed"), (0.1, 0.0, "failed"), (0.1, math.nan, "not done"),
+        (math.nan, -0.1, "not done"),
+    ],
+)  # fmt: skip
+def test_a_second_order_check_that_is_not_passed_is_said(inner, outer, said):
+    notes = SecondOrder(inner, outer, math.nan).said()
+    assert (said is None and not notes) or said in notes[0]
 
 
 def test_given_shares_break_the_symmetry():
