@@ -11,11 +11,13 @@ from unbounded_oracles import two_class_violations
 
 import meanfield as mf
 from meanfield.posterior.posterior import NotAvailable
+from meanfield.theories.deep.relu.average import FINE, slab
 from meanfield.theories.deep.relu.compiled.site import N_SLOPES, site, site_slopes
 from meanfield.theories.deep.relu.distant import distant, ended
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, nonlinearity_of
-from meanfield.theories.deep.relu.outlier import above
+from meanfield.theories.deep.relu.outlier import above, condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.remote import correction
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluSystem
 
@@ -201,13 +203,39 @@ def test_even_phi_condenses_as_a_rectifier():
         solved(phi, width=400)
 
 
-def test_a_mode_beyond_all_lattices_is_an_outlier_to_first_order():
+@pytest.fixture(scope="module")
+def remote():
+    return solved(MISH, task=ZERO, rtol=1e-4)
+
+
+def test_a_mode_beyond_all_lattices_is_an_outlier_to_first_order(remote):
     """The certificate counts what that leaves, of order 1 / x at x = 1e5 standard deviations."""
-    post = solved(MISH, task=ZERO)
-    assert [o.label for o in post.outliers] == ["1-0"]
-    assert 1e-7 < post.certificate.residual < 1e-6
-    assert "standard deviations" in " ".join(post.certificate.searched)
-    assert max(two_class_violations(MISH, post).values()) < 1e-6
+    with pytest.raises(mf.ConvergenceError, match=r"error of .* of the order parameters.*standard deviations"):
+        solved(MISH, task=ZERO)
+    proof = remote.certificate
+    assert [o.label for o in remote.outliers] == ["1-0"]
+    assert 1e-7 < proof.residual < 1e-6
+    assert "standard deviations" in " ".join(proof.searched)
+    assert max(two_class_violations(MISH, remote).values()) < 1e-6
+    errors = {(e.name, e.layer): e.value for e in proof.order_errors}
+    assert 1e-6 < errors.pop(("outliers", 2)) < 1e-4
+    assert max(errors.values()) < 1e-5
+
+
+def test_what_remote_modes_lack_is_that_of_averages_at_finite_distances(remote):
+    """To first order in 1 / distance."""
+    system, order = remote._system
+    setting, beta = system.setting(order, 1), order.top[system.words.index("10")]
+    unit = beta / np.linalg.norm(beta)
+    found, (activation, force) = condensed(setting, unit), correction(setting, unit, 1.0)
+    near, far = (
+        [x * (part.b / x - found.activation), x * (part.h_h / x**2 - np.outer(found.force, found.force))]
+        for x in (1000.0, 4000.0)
+        for part in (slab(setting, x * unit, FINE),)
+    )
+    squares = np.outer(force, found.force) + np.outer(found.force, force)
+    np.testing.assert_allclose((4.0 * far[0] - near[0]) / 3.0, activation, rtol=0.02)
+    np.testing.assert_allclose((4.0 * far[1] - near[1]) / 3.0, squares, rtol=0.01, atol=1e-9)
 
 
 def test_files_keep_it(leaky_third, tmp_path):

@@ -63,7 +63,7 @@ def test_the_start_is_near_to_the_solution():
     np.testing.assert_allclose(order.kernel[0], s.kernel[0], rtol=0.02)
     np.testing.assert_allclose(order.d[0], s.d[0], rtol=0.02)
     np.testing.assert_allclose(order.tilde, s.tilde, rtol=0.03, atol=0.03 * np.abs(s.tilde).max())
-    assert "many samples" in " ".join(post.notes)
+    assert "many samples" in " ".join(post.certificate.searched)
     there = {w for w, a in zip(s.patterns, s.outlier_activation[0]) if np.linalg.norm(a) > 1e-6}
     assert there == {word for o, word in enumerate(system.words) if system.present[0, o]}
 

@@ -11,7 +11,7 @@ from meanfield.theories.deep.relu.outlier import climbed, condensed
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["distant", "ended", "first_order"]
+__all__ = ["distant", "ended", "first_order", "ratio_at_kink"]
 
 _NEAREST, _RATIO = 3.0, 1.12  # of the places along a ray
 _SAME = 0.999  # cosine of the angle between directions that are one
@@ -76,14 +76,18 @@ def first_order(setting: ReluSetting, beta: FloatArray) -> tuple[float, BoolArra
     found, phi = condensed(setting, beta), setting.phi
     b = setting.root @ beta
     z = found.h + setting.d * found.force
-    low, high = phi.slopes
     kink = np.abs(z) <= _AT_KINK * np.abs(z).max()
     linear = 0.0
     for c, n in enumerate(setting.n):
         if kink[c]:
-            ratio = min(max(-found.h[c] / (setting.d[c] * b[c]) if b[c] != 0.0 else 0.0, low), high)
-            linear += n * abs(b[c]) * -phi.least(ratio)
+            linear += n * abs(b[c]) * -phi.lowest(ratio_at_kink(setting, b[c], found.h[c], c))[1]
         elif phi.tabulated:
             drive = b[c] + setting.delta[c] * found.activation[c]
             linear += n * drive * phi.numbers[2 if z[c] < 0.0 else 3]
     return linear, kink
+
+
+def ratio_at_kink(setting: ReluSetting, b: float, h: float, c: int) -> float:
+    """rho of a class on the kink: its samples are where phi(z) - rho z is lowest."""
+    low, high = setting.phi.slopes
+    return min(max(-h / (setting.d[c] * b) if b != 0.0 else 0.0, low), high)

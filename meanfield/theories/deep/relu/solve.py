@@ -28,7 +28,7 @@ from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import worst_direction
 from meanfield.theories.deep.relu.posterior import ReluPosterior
 from meanfield.theories.deep.relu.reduction import relu_problem
-from meanfield.theories.deep.relu.remote import remote_mode
+from meanfield.theories.deep.relu.remote import remote_modes
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.solution import ReluSolution
 from meanfield.theories.deep.relu.stability import order_errors, second_order
@@ -117,21 +117,22 @@ def solve_relu(
         searched += (f"followed from {enough:.4g} samples, where there is a limit of infinite width, at this width",)
     check = CHECK if rule.beta == FINE.beta else CHECK_WIDE
     check = check._replace(far=check.far / FINE.far * rule.far)
-    remote = _remote_modes(system, x, rule)
-    apart = max((error for _, error in remote), default=0.0)
+    remote: list[str] = []
     errors: tuple[OrderError, ...] = ()
     try:
-        residual, phi = max(system.error(x, check), apart), float(system.free_energy(x, check))
+        remote, left = remote_modes(system, x, rule)
+        residual, phi = system.error(x, check, left), float(system.free_energy(x, check))
         if residual <= rtol:
-            errors = order_errors(system, x, rule, check, apart)
-    except BulkDiverges:
+            errors = order_errors(system, x, rule, check, left)
+    except BulkDiverges as error:
         residual, phi = math.inf, math.nan
+        remote.append(str(error).rstrip("."))
     free_energy = float(system.free_energy(x, rule))
     passed = worst <= 1.0 + _ROUNDING
     proof = DeepCertificate.of(
         residual, system.error(x, rule), abs(phi - free_energy) / max(1.0, abs(free_energy)),
         curvature.inner, curvature.outer, curvature.error, branches=limit.others, order_errors=errors,
-        searched=(*searched, *(text for text, _ in remote)), bound_gap=worst - 1.0, bounded=passed,
+        searched=(*searched, *remote), bound_gap=worst - 1.0, bounded=passed,
     )  # fmt: skip
     status, message = Status.OPTIMAL, ""
     if not (residual <= rtol and proof.order_error <= rtol):
@@ -139,33 +140,12 @@ def solve_relu(
         message = f"the residual by independent lattices is {residual:.1e}"
         if errors:
             message += f", which leaves an error of {proof.order_error:.1e} of the order parameters"
-        message += f", wanted {rtol:.1e}" + "".join(f"; {text}" for text, _ in remote)
+        message += f", wanted {rtol:.1e}" + "".join(f"; {text}" for text in remote)
     elif not passed:
         status = Status.NOT_GLOBAL
         message = f"Ehat is positive in some direction (by {worst - 1.0:.1e}): an outlier of another code is missing"
     solution = _solution(system, x, rule, index, span, proof, (status, message), task)
     return ReluPosterior(network, task, tau, solution)
-
-
-def _remote_modes(system: ReluSystem, x: FloatArray, rule: ReluRule) -> list[tuple[str, float]]:
-    """Outliers that are modes of the bulk beyond all lattices, in words, and what that leaves of the equations."""
-    order, found = system.unpack(x), []
-    if system.problem.phi.rectifies:
-        return []
-    for layer in range(system.problem.depth):
-        setting, log_z = system.setting(order, layer), system.layer(order, layer, rule).log_z
-        for word, beta in zip(system.words, order.outliers(layer)):
-            if np.linalg.norm(beta) < _GONE:
-                continue
-            distance, error = remote_mode(setting, beta, log_z)
-            if math.isfinite(distance):
-                text = (
-                    f"the outlier {'-'.join(word)} of layer {layer + 1} is, in networks of more than "
-                    f"{(distance / np.linalg.norm(beta)) ** 2:.1g} neurons, several at about {distance:.1g} standard "
-                    f"deviations: its equations hold to {error:.0e}"
-                )
-                found.append((text, error))
-    return found
 
 
 def _refined(

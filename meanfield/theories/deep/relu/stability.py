@@ -22,7 +22,7 @@ from meanfield.theories.deep.certificate import OrderError
 from meanfield.theories.deep.relu.average import COARSE, ReluRule
 from meanfield.theories.deep.relu.coordinates import ReluOrder, directions
 from meanfield.theories.deep.relu.outlier import condensed
-from meanfield.theories.deep.relu.system import ReluSystem
+from meanfield.theories.deep.relu.system import Lacking, ReluSystem
 from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray
 
@@ -160,14 +160,13 @@ def _constrained(own: FloatArray, coupling: FloatArray, held: FloatArray) -> flo
 
 
 def order_errors(
-    system: ReluSystem, x: FloatArray, rule: ReluRule, check: ReluRule, apart: float = 0.0
+    system: ReluSystem, x: FloatArray, rule: ReluRule, check: ReluRule, left: Lacking | None = None
 ) -> tuple[OrderError, ...]:
     """How far the order parameters x, solved for with `rule`, are from where the equations of `check` hold: a step of
     Newton's method with the Jacobian of coarse lattices.
 
     Along a soft direction a small residual leaves a large error. K and d of the last layer, which are no unknowns,
-    include what both lattices differ by. Where the equations hold to `apart` only, relative to each block (remote
-    modes), what that leaves at most is added.
+    include what both lattices differ by. `left` is what both lattices lack (remote modes).
 
     Raises
     ------
@@ -176,23 +175,21 @@ def order_errors(
     """
     jacobian = system.jacobian(x, COARSE, system.residual(x, COARSE))
     inverse = np.linalg.pinv(jacobian, rcond=_NO_STEP)
-    step = -inverse @ system.residual(x, check)
+    open_ = system.residual(x, check)
+    if left is not None:
+        open_ = open_ + system.pack(left.order)
+    step = -inverse @ open_
     order, change, depth = system.unpack(x), system.unpack(step), system.problem.depth
-    count = [len(basis) for _, _, basis, _ in system.blocks]
-    sizes = np.repeat([np.abs(part).max(initial=0.0) for part in np.split(x, np.cumsum(count)[:-1])], count)
-    left_open = [system.unpack(column) for column in (inverse * (apart * sizes)).T] if apart else []
     largest: dict[tuple[str, int], float] = {}
     for name, layer, basis, _ in system.blocks:
         if not len(basis):
             continue
-        have, moved, *left = (
-            getattr(one, name) if layer < 0 else getattr(one, name)[layer] for one in (order, change, *left_open)
-        )
-        moved = np.abs(moved) + np.sum(np.abs(left), axis=0)
+        have, moved = (getattr(one, name) if layer < 0 else getattr(one, name)[layer] for one in (order, change))
         outliers = name in _OUTLIERS
         size = max(float(np.abs(have).max()), _SHORT if outliers else _TINY)
-        largest["outliers" if outliers else name, layer % depth + 1] = float(moved.max()) / size
+        largest["outliers" if outliers else name, layer % depth + 1] = float(np.abs(moved).max()) / size
     last, there = (system.layer(system.unpack(at), depth - 1, way) for at, way in ((x, rule), (x + step, check)))
-    for name, have, moved in (("kernel", last.b_b, there.b_b), ("d", last.bb, there.bb)):
-        largest[name, depth] = apart + float(np.abs(moved - have).max() / max(float(np.abs(have).max()), _TINY))
+    kernel = there.b_b if left is None else there.b_b + left.last
+    for name, have, moved in (("kernel", last.b_b, kernel), ("d", last.bb, there.bb)):
+        largest[name, depth] = float(np.abs(moved - have).max() / max(float(np.abs(have).max()), _TINY))
     return tuple(OrderError(name, layer, value) for (name, layer), value in largest.items())

@@ -23,7 +23,7 @@ from meanfield.theories.deep.relu.slopes import layer_change, setting_change
 from meanfield.theories.deep.symmetry import Symmetry, symmetry
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["Layered", "ReluProblem", "ReluSystem"]
+__all__ = ["Lacking", "Layered", "ReluProblem", "ReluSystem"]
 
 _WIDE = 4  # dimensions of a lattice from which its spacings are wider
 _SHORT = 0.1  # whitened length of an outlier from which its error counts as relative
@@ -100,6 +100,13 @@ class Layered(NamedTuple):
     beta_beta: FloatArray
     log_z: float
     barrier: float
+
+
+class Lacking(NamedTuple):
+    """What is known to lack on the right-hand sides of the equations, and in the kernel (C, C) of the last layer."""
+
+    order: ReluOrder
+    last: FloatArray
 
 
 class ReluSystem:
@@ -270,8 +277,11 @@ class ReluSystem:
     def residual(self, x: FloatArray, rule: ReluRule) -> FloatArray:
         return np.asarray(self.pack(self.mapped(x, rule)) - x)
 
-    def error(self, x: FloatArray, rule: ReluRule) -> float:
-        """Largest violation of an equation, relative to the size of its block; outputs relative to the targets."""
+    def error(self, x: FloatArray, rule: ReluRule, left: Lacking | None = None) -> float:
+        """Largest violation of an equation, relative to the size of its block; outputs relative to the targets.
+
+        `left` is what both lattices lack (remote modes).
+        """
         order, found = self.unpack(x), self.mapped(x, rule)
         worst = 0.0
         for name, layer, basis, _ in self.blocks:
@@ -280,6 +290,9 @@ class ReluSystem:
             have, want = getattr(order, name), getattr(found, name)
             if layer >= 0:
                 have, want = have[layer], want[layer]
+            if left is not None:
+                lacks = getattr(left.order, name)
+                want = want + (lacks if layer < 0 else lacks[layer])
             size = float(np.abs(self.problem.y if name == "t" else have).max())
             if name in ("lower", "top"):
                 size = max(size, _SHORT)  # an outlier may vanish
