@@ -15,6 +15,7 @@ from meanfield.theories.single_layer.transitions.transition import locate
 
 TASK = mf.class_task(fractions=(0.5, 0.25, 0.25))
 Z, OFFSET, BEND = sp.symbols("z c b", real=True)
+KINKS = sum(sp.Abs(Z - place) for place in range(4))
 AFFINE = mf.Activation(Z + OFFSET, Z, name="affine", parameters={"c": 0.5})
 X = np.random.default_rng(0).normal(size=(6, 4))
 Y = np.where(np.eye(2)[[0, 1] * 3], 1.0, 0.0)
@@ -22,14 +23,14 @@ DATA = mf.data_task(X, Y=Y)
 CONFLICT = mf.data_task(np.vstack([X[:5], X[:1]]), Y=Y)
 
 CLASS_REFUSALS = {
-    "depth 7": (mf.Network(sp.Abs(Z - 1) + sp.Abs(Z), depth=7), 0.1, "networks of depth 7 are not available"),
-    "two kinks, depth 2": (mf.Network(sp.Abs(Z - 1) + sp.Abs(Z), depth=2), 0.0, "neurons may condense in every layer"),
+    "depth 7": (mf.Network(KINKS, depth=7), 0.1, "for one hidden layer, the network has 7"),
+    "four kinks, depth 2": (mf.Network(KINKS, depth=2), 0.0, "neurons may condense in every layer"),
     "lazy": (mf.Network("tanh", scaling="lazy"), 0.0, "lazy networks are solved on data only"),
     "affine": (mf.Network(AFFINE), 0.0, r"affine with an offset, phi\(0\) = 0.5"),
     "cold": (mf.Network("sigmoid"), -0.1, "tau must be a real number >= 0"),
 }
 DATA_REFUSALS = {
-    "depth 2": (mf.Network("tanh", depth=2), DATA, 0.1, "nonlinear networks of depth 2 are not available"),
+    "depth 2": (mf.Network("tanh", depth=2), DATA, 0.1, "nonlinear networks of 2 hidden layers are not solved on data"),
     "linear, depth 2": (mf.Network("linear", depth=2), DATA, 0.1, "depth 2 are solved in closed form at tau = 0 only"),
     "affine": (mf.Network(AFFINE), DATA, 0.1, "affine with an offset"),
     "tau = 0": (mf.Network("tanh"), DATA, 0.0, "need tau = N T > 0"),
@@ -126,7 +127,7 @@ def test_data_tasks_are_refused_by_solve_and_on_load(network, task, tau, reason,
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"activation": "tanh", "depth": 2}, "nonlinear networks of depth 2"),
+        ({"activation": "tanh", "depth": 2}, "nonlinear networks of 2 hidden layers"),
         ({"activation": "linear", "depth": 2, "tau": 0.1}, "in closed form at tau = 0 only"),
         ({"activation": "tanh", "tau": 0.0}, "need tau = N T > 0"),
         ({"activation": AFFINE}, "affine with an offset"),

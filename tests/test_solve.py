@@ -263,7 +263,7 @@ def test_failure_is_raised_warned_or_returned():
         ({"tau": -1.0}, "tau"),
         ({"tau": math.nan}, "tau"),
         ({"on_failure": "ignore"}, "on_failure"),
-        ({"network": mf.Network("relu", depth=2)}, "depth 2"),
+        ({"network": mf.Network("relu", depth=2)}, "one hidden layer, the network has 2"),
         ({"network": mf.Network("sigmoid", scaling="lazy")}, "lazy"),
     ],
 )

@@ -15,7 +15,7 @@ from meanfield.theories.deep.start import prior_kernels
 __all__ = ["check_deep"]
 
 _EXACT = 1e-6  # relative error of what is recomputed
-_ADDED_UP = 1e-5, 1e-3  # the same of sums over codes; of lattices around peaks, and of given shares
+_ADDED_UP = 1e-4, 1e-3  # the same of sums over codes; of lattices around peaks, and of given shares
 _REFINED = 2e-3, 1e-5  # of equations and free energy on lattices around peaks, which the solver may have refined
 _ENUMERATED = 14  # classes, up to which all code words are tried
 

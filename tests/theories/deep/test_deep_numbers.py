@@ -129,7 +129,7 @@ def test_equations_of_deep_networks():
         assert rf"\bar{{K}}^{{({layer})}}" in text
     assert r"\right\rangle_{3}" in text
     with pytest.raises(ValueError, match="depth 2"):
-        mf.equations(mf.Network(sympy.Abs(sympy.Symbol("z") - 1) + sympy.Abs(sympy.Symbol("z")), 2))
+        mf.equations(mf.Network(sum(sympy.Abs(sympy.Symbol("z") - k) for k in range(4)), 2))
 
 
 # ---- linear ---------------------------------------------------------------------------------------
