@@ -12,6 +12,7 @@ from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setti
 from meanfield.theories.deep.site import site_rule, site_values
 from meanfield.theories.deep.states import layer_states
 from meanfield.theories.deep.stiffness import Region
+from meanfield.theories.deep.sums import Sums
 from meanfield.theories.deep.words import WordLaw
 
 PHI = mf.Network("sigmoid", 2).activation
@@ -283,3 +284,32 @@ def test_words_that_are_not_known_are_bounded(solved, monkeypatch):
     for pattern, share in zip(found.patterns, found.share):
         assert abs(shares[pattern] - share) <= open_ones
     assert sum(share for pattern, share in shares.items() if pattern not in found.patterns) <= open_ones
+
+
+@pytest.mark.parametrize("own", [1e-16, 1e-9, 1e-7])
+def test_a_class_whose_own_field_is_narrow_needs_few_nodes(own, monkeypatch):
+    """Against nine of them: opposite classes and a third of small fields, whose kernel is nearly of rank two."""
+    u = np.array([[1.0, -0.9, -0.02], [0.05, 0.05, 0.001]]).T * 0.3
+    covariance = u @ u.T + own * np.diag(np.diag(u @ u.T))
+    given = Setting(np.array([[0.2], [-0.18], [-0.004]]), covariance, np.full(3, 0.3), np.zeros(3))
+    n = np.array([60.0, 70.0, 80.0])
+    few = Layer(mf.activation("tanh"), n, FINE, last=True).evaluate(given)[0]
+    monkeypatch.setattr("meanfield.theories.deep.fields._FEW_DO", [0.0] * 8)
+    nine = Layer(mf.activation("tanh"), n, FINE, last=True).evaluate(given)[0]
+    assert few.log_z == pytest.approx(nine.log_z, abs=1e-10)
+    np.testing.assert_allclose(few.kernel, nine.kernel, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(few.tilde, nine.tilde, rtol=1e-8, atol=1e-8)
+
+
+def test_a_weight_that_is_no_number_is_said(monkeypatch):
+    per_node = Sums.per_node
+
+    def broken(self, *arguments):
+        out = per_node(self, *arguments)
+        out[0] = np.inf
+        return out
+
+    monkeypatch.setattr(Sums, "per_node", broken)
+    given = Setting(np.array([[0.2], [-0.2]]), np.array([[0.2, -0.1], [-0.1, 0.2]]), np.full(2, 0.3), np.zeros(2))
+    with pytest.raises(NotCovered, match="no number at one of its nodes"):
+        Layer(mf.activation("tanh"), np.array([50.0, 50.0]), FINE, last=True).evaluate(given)
