@@ -105,7 +105,9 @@ class LayeredPosterior(SolvedPosterior):
         if softest is not None:
             lines.append(f"order parameters to {softest.value:.1e} (largest: {softest.name} of layer {softest.layer})")
         if math.isfinite(self.task.n_samples) and math.isnan(proof.outer_curvature):
-            lines.append("second order not computed")
+            known = math.isfinite(proof.curvature_error)
+            why = f"resolved: second derivatives to {proof.curvature_error:.1e}" if known else "computed"
+            lines.append(f"second order not {why}")
         elif not math.isnan(proof.outer_curvature):
             verdict = "passed" if proof.inner_curvature > 0.0 > proof.outer_curvature else "NOT passed"
             lines.append(

@@ -351,7 +351,9 @@ def _solution(
             if np.abs(order.outliers(i)).max() < _GONE
         ),
     ]
-    if not (math.isnan(proof.outer_curvature) or proof.inner_curvature > 0.0 > proof.outer_curvature):
+    if math.isnan(proof.outer_curvature) and math.isfinite(proof.curvature_error):
+        notes.append("second derivatives are too rough here to say whether the second-order check passes")
+    elif not (math.isnan(proof.outer_curvature) or proof.inner_curvature > 0.0 > proof.outer_curvature):
         notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
     barrier = arrays["barrier"]
     if barrier.min() < math.log(problem.width) if math.isfinite(problem.width) else False:

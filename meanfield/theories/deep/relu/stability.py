@@ -37,6 +37,7 @@ _GONE = 1e-6  # coordinate of an outlier below which there is none
 _NO_STEP = 1e-14  # singular value of a Jacobian, relative to the largest, that counts as none
 _TINY = 1e-300
 _RIGID = 1e-8  # curvature along an outlier that counts as none
+_CLEAR = 3.0  # times the error of the Hessian, from which on a curvature has a sign
 _NOT_A_MAXIMUM = 1e-3  # and one that is no error of the differences
 
 
@@ -113,7 +114,7 @@ def _hessian(system: ReluSystem, x: FloatArray, rule: ReluRule) -> FloatArray:
 def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> SecondOrder:
     """Signs of the curvature of Phi at a solution at N = infinity, the inner one in the directions that keep Ehat = 0.
 
-    Its error is the largest antisymmetric part of the Hessian.
+    Its error is the largest antisymmetric part of the Hessian; NaN where that leaves a sign open.
 
     Raises
     ------
@@ -140,23 +141,24 @@ def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> SecondOrd
     own, coupling = unit[np.ix_(inner, inner)], unit[np.ix_(inner, held)]
     if not error <= _UNCERTAIN:
         return SecondOrder(math.nan, math.nan, error)
-    least = _constrained(own, coupling, unit[np.ix_(held, held)])
-    return SecondOrder(least, float(high[-1] / np.abs(high).max()), error)
+    least, largest = _constrained(own, coupling, unit[np.ix_(held, held)]), float(np.linalg.eigvalsh(own)[-1])
+    if min(abs(least), abs(float(high[-1]))) < _CLEAR * error:  # their signs are not known
+        return SecondOrder(math.nan, math.nan, error)
+    return SecondOrder(least / largest, float(high[-1] / np.abs(high).max()), error)
 
 
 def _constrained(own: FloatArray, coupling: FloatArray, held: FloatArray) -> float:
-    """Smallest curvature over the conjugates and t once outliers are maximised over, relative to the largest.
+    """Smallest curvature over the conjugates and t once outliers are maximised over.
 
     Maximising adds what is positive, without limit along the length of an outlier: there a constraint is left. An
     outlier that is not a maximum returns its own, negative.
     """
     values, axes = np.linalg.eigh(-held) if len(held) else (np.empty(0), np.empty((0, 0)))
-    largest = float(np.linalg.eigvalsh(own)[-1])
     if len(values) and values[0] < -_NOT_A_MAXIMUM:
-        return float(values[0]) / largest
+        return float(values[0])
     along = coupling @ axes
     total = own + (along / np.maximum(values, _RIGID)) @ along.T
-    return float(np.linalg.eigvalsh(total)[0]) / largest
+    return float(np.linalg.eigvalsh(total)[0])
 
 
 def order_errors(
