@@ -13,6 +13,7 @@ from meanfield.validation import FloatArray
 __all__ = ["AllPermutations", "Symmetry", "exchangeable", "no_symmetry", "symmetry"]
 
 _MOST_CLASSES = 7  # all permutations are tried up to here
+_CLOSED, _PAIRED = 1e-6, 24  # of the entries of rotations, and so many of them each with each
 _SAME = 1e-12  # relative difference of equal sizes and Gram matrices
 
 
@@ -56,6 +57,18 @@ class Symmetry:
     def orbits(self) -> list[FloatArray]:
         """Classes that are exchangeable."""
         return _orbits([tuple(p) for p in self.permutations], [(c,) for c in range(self.permutations.shape[1])])
+
+    def is_group(self) -> bool:
+        """Whether a permutation after another is one of them, with the product of their rotations. Else nodes of
+        different weight would count as images of each other, which no change of quadrature shows."""
+        known = {tuple(p): rotation for p, rotation in zip(self.permutations.tolist(), self.rotations)}
+        every = slice(None, None, -(-len(self.permutations) // _PAIRED))
+        for p, one in zip(self.permutations[every], self.rotations[every]):
+            for q, two in zip(self.permutations[every], self.rotations[every]):
+                both = known.get(tuple(p[q].tolist()))
+                if both is None or min(np.abs(both - one @ two).max(), np.abs(both - two @ one).max()) > _CLOSED:
+                    return False
+        return True
 
     def patterns(self, words: list[str]) -> list[list[str]]:
         """Orbits of code patterns."""
@@ -202,4 +215,5 @@ def symmetry(n: FloatArray, y: FloatArray, fractions: Mapping[str, float] | None
         left, _, right = np.linalg.svd(y[index].T @ y + fixed)
         permutations.append(index)
         rotations.append(left @ right)
-    return Symmetry(np.array(permutations), np.array(rotations))
+    found = Symmetry(np.array(permutations), np.array(rotations))
+    return found if found.is_group() else no_symmetry(*y.shape)
