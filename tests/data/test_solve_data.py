@@ -182,7 +182,7 @@ def test_refusals_in_words():
         mf.solve(mf.Network("sigmoid"), task)
     with pytest.raises(ValueError, match="a similar data task, got int"):
         mf.solve(mf.Network("sigmoid"), task, tau=0.01, warm_start=5)
-    with pytest.raises(ValueError, match="depth 2 are not available"):
+    with pytest.raises(ValueError, match="of 2 hidden layers are not solved on data"):
         mf.solve(mf.Network("sigmoid", depth=2), task, tau=0.01)
     with pytest.raises(ValueError, match="must be a ClassTask or DataTask"):
         mf.solve(mf.Network("sigmoid"), np.eye(3))
