@@ -74,6 +74,7 @@ def check_relu(posterior: ReluPosterior) -> None:
 def _check_saddle(posterior: ReluPosterior) -> None:
     """On the lattices of the solver, which end the bulk further out where that is needed."""
     s, (system, order) = posterior.solution, posterior._system
+    allowed = _EXACT + 10.0 * s.certificate.kkt_residual
     try:
         x, rule = system.pack(order), system.fine_rule(order)
         residual = system.error(x, rule)
@@ -83,11 +84,10 @@ def _check_saddle(posterior: ReluPosterior) -> None:
         phi = system.free_energy(x, rule)
     except (BulkDiverges, np.linalg.LinAlgError) as error:
         raise ValueError(f"the averages of its saddle equations do not exist: {error}") from None
-    if not residual <= _EXACT + 10.0 * s.certificate.kkt_residual:
+    if not residual <= allowed:
         raise ValueError(f"the saddle equations are violated by {residual:.1e}, its certificate says less.")
     same("free energy", phi, s.free_energy, _EXACT, max(1.0, abs(s.free_energy)))
     _, index, span = posterior._reduced
-    allowed = _EXACT + 10.0 * s.certificate.kkt_residual
     for name, found in arrays_of(system, order, rule, index, span).items():
         claimed = getattr(s, name)
         if name == "barrier":  # infinite at N = infinity

@@ -353,8 +353,8 @@ def _solution(
     ]
     if math.isnan(proof.outer_curvature) and math.isfinite(proof.curvature_error):
         notes.append("second derivatives are too rough here to say whether the second-order check passes")
-    elif not (math.isnan(proof.outer_curvature) or proof.inner_curvature > 0.0 > proof.outer_curvature):
-        notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
+    elif not math.isnan(proof.outer_curvature):
+        notes += SecondOrder(proof.inner_curvature, proof.outer_curvature, proof.curvature_error).said()
     barrier = arrays["barrier"]
     if barrier.min() < math.log(problem.width) if math.isfinite(problem.width) else False:
         notes.append(

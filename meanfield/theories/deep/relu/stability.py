@@ -22,7 +22,7 @@ from meanfield.theories.deep.certificate import OrderError
 from meanfield.theories.deep.relu.average import COARSE, ReluRule
 from meanfield.theories.deep.relu.coordinates import ReluOrder, directions
 from meanfield.theories.deep.relu.outlier import condensed
-from meanfield.theories.deep.relu.system import Lacking, ReluSystem
+from meanfield.theories.deep.relu.system import SHORT, Lacking, ReluSystem
 from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray
 
@@ -31,7 +31,6 @@ __all__ = ["gradient", "order_errors", "second_order"]
 _OUTER = ("kernel", "d")
 _OUTLIERS = ("lower", "top")
 _STEP = 1e-4  # of the differences, of an unknown
-_SHORT = 0.1  # whitened length of an outlier below which its error counts absolutely
 _UNCERTAIN = 0.1  # antisymmetric part from which on nothing is said
 _GONE = 1e-6  # coordinate of an outlier below which there is none
 _NO_STEP = 1e-14  # singular value of a Jacobian, relative to the largest, that counts as none
@@ -188,7 +187,7 @@ def order_errors(
             continue
         have, moved = (getattr(one, name) if layer < 0 else getattr(one, name)[layer] for one in (order, change))
         outliers = name in _OUTLIERS
-        size = max(float(np.abs(have).max()), _SHORT if outliers else _TINY)
+        size = max(float(np.abs(have).max()), SHORT if outliers else _TINY)
         largest["outliers" if outliers else name, layer % depth + 1] = float(np.abs(moved).max()) / size
     last, there = (system.layer(system.unpack(at), depth - 1, way) for at, way in ((x, rule), (x + step, check)))
     kernel = there.b_b if left is None else there.b_b + left.last

@@ -23,10 +23,10 @@ from meanfield.theories.deep.relu.slopes import layer_change, setting_change
 from meanfield.theories.deep.symmetry import Symmetry, symmetry
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["Lacking", "Layered", "ReluProblem", "ReluSystem"]
+__all__ = ["SHORT", "Lacking", "Layered", "ReluProblem", "ReluSystem"]
 
 _WIDE = 4  # dimensions of a lattice from which its spacings are wider
-_SHORT = 0.1  # whitened length of an outlier from which its error counts as relative
+SHORT = 0.1  # whitened length of an outlier from which its error counts as relative
 _GONE = 1e-6  # and below which there is none
 _KEPT = 64  # averages that are remembered
 
@@ -295,7 +295,7 @@ class ReluSystem:
                 want = want + (lacks if layer < 0 else lacks[layer])
             size = float(np.abs(self.problem.y if name == "t" else have).max())
             if name in ("lower", "top"):
-                size = max(size, _SHORT)  # an outlier may vanish
+                size = max(size, SHORT)  # an outlier may vanish
             worst = max(worst, float(np.abs(want - have).max() / max(size, 1e-300)))
         return worst
 
