@@ -94,15 +94,21 @@ class SamplesApart:
         if top:  # the exponent itself is quadratic in t
             second[: len(own), : len(own)] += s * np.kron(kernel, np.eye(self.outputs))
         if layer:  # and the score depends on the kernel
-            moment = (u * weight[:, None]).T @ u
-            for b, (i, j) in enumerate(self.pairs):
-                move = np.zeros((self.samples, self.samples))
-                move[i, j] = move[j, i] = self.variance[layer]
-                change = inverse @ move @ inverse - inverse @ move @ moment - moment @ move @ inverse
-                second[len(own) :, len(own) + b] += scale * np.array([change[one] for one in self.pairs])
+            moved = self.moved_scores(inverse, (u * weight[:, None]).T @ u, layer)
+            second[len(own) :, len(own) :] += scale[:, None] * moved
         square = self.outputs * s + s**2 * float(weight @ (field**2).sum(axis=1)) if top else 0.0
         self.kept[key] = log_z, mean, second, np.append(own, below), kernel, square
         return self.kept[key]
+
+    def moved_scores(self, inverse, moment, layer):
+        """(pairs, pairs) mean change of u u^T - inverse with each entry of the kernel below, `moment` being <u u^T>."""
+        found = np.empty((len(self.pairs), len(self.pairs)))
+        for b, (i, j) in enumerate(self.pairs):
+            move = np.zeros((self.samples, self.samples))
+            move[i, j] = move[j, i] = self.variance[layer]
+            change = inverse @ move @ inverse - inverse @ move @ moment - moment @ move @ inverse
+            found[:, b] = [change[one] for one in self.pairs]
+        return found
 
     def fluctuations(self, x, s=None, source=None):
         """L, Phi, its gradient and Hessian, and <phi phi^T> with <|a|^2> of the last layer."""
@@ -220,10 +226,6 @@ class CodesApart(SamplesApart):
         mean = weight @ features
         second = (features * weight[:, None]).T @ features - np.outer(mean, mean)
         second[: len(own), : len(own)] += (f * (weight * (square - a**2))[:, None]).T @ f
-        moment = (u * weight[:, None]).T @ u
-        for b, (i, j) in enumerate(self.pairs):
-            move = np.zeros((self.samples, self.samples))
-            move[i, j] = move[j, i] = self.variance[layer]
-            change = inverse @ move @ inverse - inverse @ move @ moment - moment @ move @ inverse
-            second[len(own) :, len(own) + b] += scale * np.array([change[one] for one in self.pairs])
+        moved = self.moved_scores(inverse, (u * weight[:, None]).T @ u, layer)
+        second[len(own) :, len(own) :] += scale[:, None] * moved
         return log_z, mean, second, (f * weight[:, None]).T @ f, float(weight @ square)
