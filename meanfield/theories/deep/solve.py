@@ -25,7 +25,7 @@ from meanfield.theories.deep.branches import (
     prior_branch,
     refined,
 )
-from meanfield.theories.deep.certificate import Branch, CodeCut, DeepCertificate, OrderError
+from meanfield.theories.deep.certificate import Branch, CodeCut, DeepCertificate, OrderError, SecondOrder
 from meanfield.theories.deep.coverage import refuses, refuses_shares
 from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_words
 from meanfield.theories.deep.fold import Fold, uncoded_at
@@ -38,7 +38,7 @@ from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableC
 from meanfield.theories.deep.second_start import COARSE, Second, highest, one_solution, second_start
 from meanfield.theories.deep.silent import BRIEF, Silent, quiet_solution, silent_state
 from meanfield.theories.deep.solution import DeepSolution
-from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
+from meanfield.theories.deep.stability import order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import code_parts, top_states
 from meanfield.theories.deep.system import DeepProblem, Order, System, fields_of_layers, patched
@@ -381,8 +381,8 @@ def _posterior(
     good = residual <= allowed and proof.error <= allowed
     status = Status.OPTIMAL if good else Status.RESIDUAL
     certificate = DeepCertificate.of(
-        residual, found.residual, proof.phi_error, curvature.inner, curvature.outer, curvature.error, math.nan,
-        tuple(branches), proof.errors, searched, cuts=cuts,
+        residual, found.residual, proof.phi_error, curvature, branches=tuple(branches), order_errors=proof.errors,
+        searched=searched, cuts=cuts,
     )  # fmt: skip
     message = (
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "
@@ -452,7 +452,7 @@ class _Proof(NamedTuple):
 
 def _checked(system: System, found: Found, second: bool, allowed: float) -> _Proof:
     """Residual, error of Phi and of the order parameters, and curvatures."""
-    unknown = SecondOrder(math.nan, math.nan, math.nan)
+    unknown = SecondOrder()
     if found.residual > _ASTRAY and not system.codes:  # fields can be so strong there that it takes minutes
         reason = f"from all starts Newton's method ended at a residual of {found.residual:.1g} or more"
         return _Proof(math.inf, math.inf, (), unknown, f"it was not tried, as {reason}")
