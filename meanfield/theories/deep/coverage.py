@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.posterior.registry import Elsewhere
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
@@ -24,14 +25,11 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
     """Why this theory does not cover a problem, in words; None if it does."""
     phi = network.activation
     if isinstance(task, DataTask):
-        return (
-            "deep nonlinear networks are solved on class tasks only; on data there are linear and lazy networks of any "
-            "depth, and one hidden layer"
-        )
+        return Elsewhere("deep nonlinear networks are solved on class tasks only")
     if network.depth == 1:
-        return "this theory is for two and more hidden layers; one hidden layer has its own"
+        return Elsewhere("this is for two and more hidden layers")
     if network.scaling != "non-lazy":
-        return "the representations of lazy networks do not learn; use scaling='non-lazy'"
+        return Elsewhere("the network is lazy")
     linear = phi.parts == "gaussian"
     if linear and float(phi(0.0)) != 0.0:
         return "affine activations with an offset are not covered; subtract the offset"

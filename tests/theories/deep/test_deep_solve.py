@@ -233,7 +233,7 @@ def test_linear_networks_at_finite_temperature():
 @pytest.mark.parametrize(
     ("network", "task", "words"),
     [
-        (deep(1), BINARY, "one hidden layer has its own"),
+        (deep(1), BINARY, "for two and more hidden layers"),
         (mf.Network(mf.activation(sp.Abs(sp.Symbol("z", real=True) - 1)), 2), BINARY, "is unbounded"),
         (deep(2, scaling="lazy"), BINARY, "lazy networks do not learn"),
         (deep(2), mf.class_task([0.2, 0.2, 0.2, 0.3, 0.1], targets=np.eye(5), n_samples=100), "8 together at most"),
