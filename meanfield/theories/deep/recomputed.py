@@ -17,6 +17,7 @@ from meanfield.theories.deep.reduction import Members, problem_of
 from meanfield.theories.deep.rules import Detail, NotCovered, threshold
 from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.states import (
+    NodesByWord,
     States,
     exchanged,
     free_words,
@@ -24,6 +25,7 @@ from meanfield.theories.deep.states import (
     layer_nodes,
     layer_states,
     mean_kurtosis,
+    word_law,
 )
 from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System
 from meanfield.validation import FloatArray, read_only, short
@@ -158,6 +160,19 @@ class RecomputedLayers(LayeredPosterior):
             except NotCovered:
                 self._free_laws[layer] = None
         return self._free_laws[layer]
+
+    @cached_property
+    def _word_laws(self) -> dict[int, NodesByWord | None]:
+        return {}
+
+    def _word_law(self, layer: int) -> NodesByWord | None:
+        """`word_law` of a layer with fields h; None where it is not known."""
+        if layer not in self._word_laws:
+            try:
+                self._word_laws[layer] = word_law(self._system, self._order, layer, self._nodes(layer)[0])
+            except NotCovered:
+                self._word_laws[layer] = None
+        return self._word_laws[layer]
 
     @cached_property
     def _grouped(self) -> dict[int, States]:
