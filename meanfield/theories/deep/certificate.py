@@ -11,8 +11,10 @@ from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import certificate_from
 from meanfield.validation import entry
 
-__all__ = ["Branch", "CodeCut", "DeepCertificate", "OrderError", "SecondOrder"]
+__all__ = ["ANSWER", "PRIOR", "SAME", "Branch", "CodeCut", "DeepCertificate", "OrderError", "SecondOrder"]
 
+# Where a second solution is looked for, and outcomes by which it is the one reported.
+PRIOR, SAME, ANSWER = "the branch without codes that continues the prior", "the same solution", "the answer"
 _CURVATURES = ("inner_curvature", "outer_curvature", "curvature_error")  # of SecondOrder, as entries of a file
 
 
@@ -199,6 +201,11 @@ class DeepCertificate(Certificate):
     def curvature_error(self) -> float:
         """Error of the second derivatives."""
         return self.second_order.error
+
+    @property
+    def continues_prior(self) -> bool:
+        """Whether the solution is the one that continues the prior, as far as that was looked for."""
+        return any(text in (f"{PRIOR}: {ANSWER}", f"{PRIOR}: {SAME}") for text in self.searched)
 
     @property
     def softest(self) -> OrderError | None:

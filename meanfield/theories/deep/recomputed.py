@@ -82,6 +82,7 @@ class RecomputedLayers(LayeredPosterior):
         are good to 1e-3 to 3e-3. The kurtosis is that of means over the n_c samples of each class, as in networks.
         """
         layer = self._layer(layer) - 1
+        self._finite("the law of a layer's neurons")
         own = self._members
         if self._exchanged:
             count = len(self._system.problem.n)
@@ -201,7 +202,10 @@ class RecomputedLayers(LayeredPosterior):
 
     def _finite(self, what: str) -> None:
         if math.isinf(self.task.n_samples):
-            raise ValueError(f"{what} is a sum of deltas at P = infinity; read .codes, or give a finite n_samples.")
+            raise ValueError(
+                f"{what} is not there at P = infinity, where neurons are a sum of deltas; read .codes, or give a "
+                "finite n_samples."
+            )
 
     def _on_one_lattice(self, what: str) -> None:
         """Refuses what is worked out where a layer is integrated on one lattice."""
