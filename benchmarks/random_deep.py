@@ -34,9 +34,10 @@ KINDS = ("sigmoid", "tanh", "erf", "logistic", "hard_sigmoid", "hard_tanh", "ste
 SURE = 6.0  # standard errors
 
 
-def random_problem(seed, number):
+def random_problem(seed, number, kinds=KINDS, samples=(50, 1e6), taus=(1e-3, 1.0)):
+    """Network, task and tau of a number, P and tau log-uniform in these ranges (P of ReLU in its own)."""
     rng = np.random.default_rng([seed, number])
-    name = KINDS[number % len(KINDS)]
+    name = kinds[number % len(kinds)]
     depth, n_classes = int(rng.choice([2, 2, 2, 3, 3])), int(rng.choice([2, 3]))
     if rng.random() < 0.5:
         off = float(np.round(rng.uniform(-1, 0.8), 2))
@@ -51,10 +52,10 @@ def random_problem(seed, number):
         name, depth, sigma_a=rng.choice([0.7, 1.0, 1.5]), sigma_w=rng.choice([0.8, 1.0, 1.25]),
         readout_exponent=exponent,
     )  # fmt: skip
-    low, high = (150, 1e4) if name == "relu" else (50, 1e6)
+    low, high = (150, 1e4) if name == "relu" else samples
     n_samples = float(np.round(low * (high / low) ** rng.random()))
     task = mf.class_task(fractions=fractions / fractions.sum(), targets=targets, n_samples=n_samples)
-    return network, task, float(10 ** rng.uniform(-3, 0))
+    return network, task, float(10 ** rng.uniform(*np.log10(taus)))
 
 
 def words(network, task, tau):

@@ -174,6 +174,25 @@ def test_a_sweep_crosses_from_one_theory_into_another():
     assert diagram.objective[1] == pytest.approx(alone.objective, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("network", "task", "tau", "first", "last"),
+    [
+        (mf.Network("relu", depth=2), TASK, 0.1, "deep networks of rectifiers", "relu is not linear"),
+        (mf.Network("tanh", depth=2), TASK.with_(n_samples=3), 0.1, "a class has to have at least", "it needs inputs"),
+        (mf.Network("tanh", scaling="lazy"), TASK, 0.1, "lazy networks are solved on data", "the network is lazy"),
+        (mf.Network("tanh", depth=2), DATA, 0.1, "nonlinear networks of 2 hidden", "the network is not lazy"),
+        (mf.Network("tanh"), DATA, 0.0, "nonlinear networks on data need", "tanh is not linear"),
+    ],
+)
+def test_the_theory_that_a_problem_is_of_says_first_what_it_lacks(network, task, tau, first, last):
+    with pytest.raises(ValueError) as refused:
+        mf.solve(network, task, tau)
+    said, others = str(refused.value).split(". Other theories are for other problems: ")
+    assert said.startswith(f"no theory covers this network on a {'data' if task is DATA else 'class'} task at tau")
+    assert said.split(": ", 1)[1].startswith(first)
+    assert last in others
+
+
 def test_every_theory_is_the_answer_to_something_and_to_one_kind_of_task():
     problems = {
         "linear": [(mf.Network("linear"), TASK, 0.0), (mf.Network("linear", depth=3), DATA, 0.0)],

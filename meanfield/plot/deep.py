@@ -150,14 +150,15 @@ def _layered(one: object, asked: str) -> DeepPosterior | _Sampled:
 def plot_branches(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     """Phi / P of the solutions that compete along a sweep of a deep network: the largest (dots) is what is reported.
 
-    Points that are not certified are left out; a branch is drawn where it was found.
+    Points that are not certified are left out; a branch is drawn where it was found, at a single point as a circle.
+    Where both starts lead to one solution it is that without codes, which continues the prior.
     """
     if len(diagram.axes) != 1:
         raise ValueError(f"branches are drawn over one parameter, not over {list(diagram.axes)}.")
     ax = axes_or_new(ax, (3.6, 2.6))
     name, values = next(iter(diagram.axes.items()))
     curves: dict[str, list[tuple[float, float]]] = {"coding": [], "uncoded": []}
-    best, current = [], "coding"
+    best = []
     for i in np.argsort(values):
         if not diagram.certified[i]:
             continue
@@ -166,15 +167,14 @@ def plot_branches(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
             raise ValueError("only deep networks have competing solutions; other theories are convex.")
         scale = 1.0 if np.isinf(post.task.n_samples) else post.task.n_samples
         rivals = {branch.name: branch.free_energy / scale for branch in post.certificate.branches}
-        if rivals:
-            current = "uncoded" if "coding" in rivals else "coding"
-        curves[current].append((x, post.objective))
+        curves["uncoded" if post.certificate.continues_prior else "coding"].append((x, post.objective))
         for rival, phi in rivals.items():
             curves.setdefault(rival, []).append((x, phi))
         best.append((x, post.objective))
     for color, (branch, points) in zip(PALETTE, curves.items()):
         if points:
-            ax.plot(*np.array(points).T, color=color, label=branch)
+            alone = {"marker": "o", "markersize": 6, "fillstyle": "none"} if len(points) == 1 else {}
+            ax.plot(*np.array(points).T, color=color, label=branch, **alone)
     if best:
         ax.plot(*np.array(best).T, ".", color="0.15", markersize=4, label="reported")
     ax.set(xlabel=symbol(name), ylabel=r"$\Phi / P$")

@@ -31,6 +31,7 @@ __all__ = [
     "Answer",
     "Derives",
     "Divides",
+    "Elsewhere",
     "Freezes",
     "Options",
     "Restores",
@@ -76,6 +77,13 @@ class Answer(Protocol):
     def frozen(self, fractions: object) -> Answer: ...
 
 
+class Elsewhere(str):
+    """Why a theory refuses a problem that is of another kind than its own: said after the reasons of those whose it is.
+
+    In a few words, which follow those of a theory that the problem belongs to.
+    """
+
+
 class Theory(Protocol):
     """What a theory has to say of itself.
 
@@ -101,7 +109,10 @@ class Theory(Protocol):
     sweeps: bool
 
     def refuses(self, problem: Problem) -> str | None:
-        """None if the theory covers the problem; else the reason, as a sentence to its user. Cheap."""
+        """None if the theory covers the problem; else the reason, as a sentence to its user. Cheap.
+
+        `Elsewhere` if networks or tasks of this kind belong to others.
+        """
 
     def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options) -> Answer:
         """The posterior of a covered problem, whatever its status; ValueError for inputs that cannot be solved."""
@@ -181,7 +192,7 @@ def theory_of(problem: Problem) -> Theory:
     Raises
     ------
     ValueError
-        If no theory covers it; lists the theories with their reasons.
+        If no theory covers it; lists the theories with their reasons, first those that are for such problems.
     """
     reasons: dict[str, list[str]] = {}
     for theory in theories():
@@ -190,7 +201,11 @@ def theory_of(problem: Problem) -> Theory:
             return theory
         reasons.setdefault(reason, []).append(theory.answers)
     kind = "class task" if isinstance(problem.task, ClassTask) else "data task"
-    listed = "; ".join(f"{reason} ({' and '.join(answers)})" for reason, answers in reasons.items())
+    parts = []
+    for far in (False, True):
+        said = [reason for reason in reasons if isinstance(reason, Elsewhere) == far]
+        parts.append("; ".join(f"{reason} ({' and '.join(reasons[reason])})" for reason in said))
+    listed = ". Other theories are for other problems: ".join(part for part in parts if part)
     raise ValueError(f"no theory covers this network on a {kind} at tau = {problem.tau:g}: {listed}.")
 
 

@@ -34,5 +34,8 @@ def definition(name: str) -> ModuleType:
         If there is none of that name.
     """
     if name not in names():
-        raise ValueError(f"there is no activation {name!r}; choose one of {', '.join(names())}, or give an Activation")
+        raise ValueError(
+            f"there is no activation {name!r}; choose one of {', '.join(names())}, or give one of your own: "
+            "mf.Activation(expression, symbol) with an expression of SymPy, such as Abs(z)"
+        )
     return importlib.import_module(f"{__name__}.{name}")

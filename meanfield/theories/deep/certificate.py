@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from meanfield.archive import Header
@@ -11,7 +11,11 @@ from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import certificate_from
 from meanfield.validation import entry
 
-__all__ = ["Branch", "CodeCut", "DeepCertificate", "OrderError"]
+__all__ = ["ANSWER", "PRIOR", "SAME", "Branch", "CodeCut", "DeepCertificate", "OrderError", "SecondOrder"]
+
+# Where a second solution is looked for, and outcomes by which it is the one reported.
+PRIOR, SAME, ANSWER = "the branch without codes that continues the prior", "the same solution", "the answer"
+_CURVATURES = ("inner_curvature", "outer_curvature", "curvature_error")  # of SecondOrder, as entries of a file
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,54 @@ class CodeCut:
 
 
 @dataclass(frozen=True)
+class SecondOrder:
+    """Curvatures of Phi at a solution, in units of its blocks, among perturbations that respect the symmetry.
+
+    Attributes
+    ----------
+    inner : float
+        Smallest eigenvalue over the conjugates and t, relative to the largest; positive at a minimum.
+    outer : float
+        Largest eigenvalue over the kernels after that minimisation, relative to the largest in size; negative at a
+        maximum.
+    error : float
+        Largest difference of both Hessians relative to sqrt(H_ii H_jj), of rectifiers the largest antisymmetric part;
+        NaN where there is one only.
+    """
+
+    inner: float = math.nan
+    outer: float = math.nan
+    error: float = math.nan
+
+    @property
+    def known(self) -> bool:
+        """Whether the curvatures were computed, and are resolved by the second derivatives."""
+        return not (math.isnan(self.inner) or math.isnan(self.outer))
+
+    @property
+    def passed(self) -> bool:
+        """Whether the solution is a maximum over the kernels of the minimum over the conjugates and t."""
+        return self.inner > 0.0 and self.outer < 0.0
+
+    def said(self) -> list[str]:
+        """What has to be said of it: that it failed, or is not known."""
+        if self.passed:
+            return []
+        if not self.known:
+            return ["the second-order check was not done: the equations hold too roughly for it"]
+        return ["the second-order check failed: not a maximum over the kernels of the minimum over conjugates"]
+
+    def words(self) -> str:
+        """The outcome in one line."""
+        if self.known:
+            verdict = "passed" if self.passed else "NOT passed"
+            return f"second order {verdict}: over conjugates {self.inner:.1e}, over kernels {self.outer:.1e}"
+        if math.isnan(self.error):
+            return "second order not computed"
+        return f"second order not resolved: second derivatives to {self.error:.1e}"
+
+
+@dataclass(frozen=True)
 class DeepCertificate(Certificate):
     """The proof that comes with a solution of a deep network.
 
@@ -57,13 +109,10 @@ class DeepCertificate(Certificate):
         The same with the solver's own quadrature.
     quadrature_error : float
         |Phi - Phi'| / max(1, |Phi|) between the two quadratures.
-    inner_curvature, outer_curvature : float
-        Smallest relative curvature of Phi over the conjugates and t (positive: a minimum), and largest over the kernels
-        after that minimisation (negative: a maximum), among perturbations that respect the symmetry of the task; NaN if
-        not computed.
-    curvature_error : float
-        Largest difference of the Hessian, relative to its diagonal, from that of the other quadrature; of rectifiers
-        its largest antisymmetric part.
+    second_order : SecondOrder
+        Curvature of Phi over the conjugates and t (positive: a minimum), and over the kernels after that minimisation
+        (negative: a maximum), with the error of the second derivatives; also `inner_curvature`, `outer_curvature` and
+        `curvature_error`. NaN if not computed.
     bound_gap : float
         Of rectifiers the largest violation of Ehat <= 0 per |beta|^2 / 2 found over all directions of all layers, else
         NaN. Where it is zero up to rounding no outlier is missing.
@@ -97,9 +146,7 @@ class DeepCertificate(Certificate):
 
     solver_residual: float = math.nan
     quadrature_error: float = math.nan
-    inner_curvature: float = math.nan
-    outer_curvature: float = math.nan
-    curvature_error: float = math.nan
+    second_order: SecondOrder = SecondOrder()
     branches: tuple[Branch, ...] = ()
     order_error: float = math.nan
     order_errors: tuple[OrderError, ...] = ()
@@ -112,9 +159,7 @@ class DeepCertificate(Certificate):
         residual: float,
         solver_residual: float,
         quadrature_error: float,
-        inner_curvature: float = math.nan,
-        outer_curvature: float = math.nan,
-        curvature_error: float = math.nan,
+        second_order: SecondOrder = SecondOrder(),
         duality_gap: float = math.nan,
         branches: tuple[Branch, ...] = (),
         order_errors: tuple[OrderError, ...] = (),
@@ -134,15 +179,33 @@ class DeepCertificate(Certificate):
             nullity=nullity,
             solver_residual=solver_residual,
             quadrature_error=quadrature_error,
-            inner_curvature=inner_curvature,
-            outer_curvature=outer_curvature,
-            curvature_error=curvature_error,
+            second_order=second_order,
             branches=branches,
             order_error=max((error.value for error in order_errors), default=math.nan),
             order_errors=order_errors,
             searched=searched,
             cuts=cuts,
         )
+
+    @property
+    def inner_curvature(self) -> float:
+        """Smallest relative curvature over the conjugates and t."""
+        return self.second_order.inner
+
+    @property
+    def outer_curvature(self) -> float:
+        """Largest relative curvature over the kernels."""
+        return self.second_order.outer
+
+    @property
+    def curvature_error(self) -> float:
+        """Error of the second derivatives."""
+        return self.second_order.error
+
+    @property
+    def continues_prior(self) -> bool:
+        """Whether the solution is the one that continues the prior, as far as that was looked for."""
+        return any(text in (f"{PRIOR}: {ANSWER}", f"{PRIOR}: {SAME}") for text in self.searched)
 
     @property
     def softest(self) -> OrderError | None:
@@ -154,6 +217,12 @@ class DeepCertificate(Certificate):
         """`kkt_residual`."""
         return self.kkt_residual
 
+    def pack(self) -> dict[str, Any]:
+        """Entries of a file."""
+        entries = asdict(self)
+        curvatures = entries.pop("second_order").values()
+        return entries | dict(zip(_CURVATURES, curvatures, strict=True))
+
     @classmethod
     def unpack(cls, claimed: Header, status: str) -> DeepCertificate:
         """From the entries of a file; ValueError for what is missing, unknown or of another type.
@@ -163,12 +232,15 @@ class DeepCertificate(Certificate):
         rest, own = dict(claimed), dict[str, Any]()
         for name in ("solver_residual", "quadrature_error"):
             own[name] = entry(rest, name, (int, float))
-        for name in ("inner_curvature", "outer_curvature", "curvature_error", "order_error"):
-            own[name] = entry({name: math.nan} | rest, name, (int, float))
+        old = dict.fromkeys((*_CURVATURES, "order_error"), math.nan) | rest
+        own["order_error"] = entry(old, "order_error", (int, float))
+        own["second_order"] = SecondOrder(*(entry(old, name, (int, float)) for name in _CURVATURES))
         try:
             for name, kind in (("branches", Branch), ("order_errors", OrderError), ("cuts", CodeCut)):
                 own[name] = tuple(kind(**item) for item in entry({name: []} | rest, name, list))
         except TypeError as error:
             raise ValueError(f"its {name} are none: {error}.") from None
         own["searched"] = tuple(str(way) for way in entry({"searched": []} | rest, "searched", list))
-        return cls(**vars(certificate_from({k: v for k, v in rest.items() if k not in own}, status)), **own)
+        return cls(
+            **vars(certificate_from({k: v for k, v in rest.items() if k not in (*own, *_CURVATURES)}, status)), **own
+        )

@@ -7,31 +7,31 @@ import math
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.posterior.registry import Elsewhere
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.symmetry import exchangeable
 from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, kinds_of
+from meanfield.validation import FloatArray
 
-__all__ = ["refuses", "refuses_shares"]
+__all__ = ["refuses", "refuses_few", "refuses_shares"]
 
 MOST_ALIKE = 10  # classes that are exchangeable
 _ONE = 1e-9  # samples that a class of one may differ from that by
+_SLIGHTLY = 1.0 + 1e-6  # times as many samples, at which the equations leave nothing open
 
 
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
     """Why this theory does not cover a problem, in words; None if it does."""
     phi = network.activation
     if isinstance(task, DataTask):
-        return (
-            "deep nonlinear networks are solved on class tasks only; on data there are linear and lazy networks of any "
-            "depth, and one hidden layer"
-        )
+        return Elsewhere("deep nonlinear networks are solved on class tasks only")
     if network.depth == 1:
-        return "this theory is for two and more hidden layers; one hidden layer has its own"
+        return Elsewhere("this is for two and more hidden layers")
     if network.scaling != "non-lazy":
-        return "the representations of lazy networks do not learn; use scaling='non-lazy'"
+        return Elsewhere("the network is lazy")
     linear = phi.parts == "gaussian"
     if linear and float(phi(0.0)) != 0.0:
         return "affine activations with an offset are not covered; subtract the offset"
@@ -61,18 +61,9 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
             )
         return None
     problem = problem_of(network, task, tau)[0]
-    if problem.n.min() < 1.0 - _ONE:
-        return (
-            f"a class has to have at least one sample, and n_samples={task.n_samples:g} leaves {problem.n.min():.3g} "
-            "for one of them; give more samples, or other fractions"
-        )
-    if linear:
-        return None
-    if np.any(np.abs(problem.n - 1.0) < _ONE):  # Z depends on Kbar + d and k~ + delta of such a class alone
-        return (
-            "deep nonlinear networks are solved for more than one sample per class: a single one has no kernel between "
-            "samples, and the equations leave open which part of its own that would be"
-        )
+    few = refuses_few(task, problem.n)
+    if few is not None or linear:
+        return few
     kinds, alike = len(problem.n), exchangeable(problem.n, problem.y)
     if kinds > LATTICE_CLASSES and alike:
         if kinds > MOST_ALIKE:
@@ -93,6 +84,24 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
                 f"targets and outputs are {MOST_FIELDS} together at most, got {kinds} and {task.n_outputs}; at "
                 "n_samples = inf there is no such limit"
             )
+    return None
+
+
+def refuses_few(task: ClassTask, n: FloatArray) -> str | None:
+    """Why so few samples n (C,) in the classes of different targets are not covered, in words; None if they are."""
+    least = float(n.min())
+    if least < 1.0 - _ONE:
+        return (
+            f"a class has to have at least one sample, and n_samples={task.n_samples:g} leaves {least:.3g} for one of "
+            "them; give more samples, or other fractions"
+        )
+    if np.any(np.abs(n - 1.0) < _ONE):  # Z depends on Kbar + d and k~ + delta of such a class alone
+        return (
+            "deep networks on class tasks are solved for more than one sample per class: a single one has no kernel "
+            "between samples, and the equations leave open which part of its own that would be; Phi, outputs and "
+            "diagonals of the kernels are those of slightly more samples, such as "
+            f"n_samples={_SLIGHTLY * task.n_samples:.9g}"
+        )
     return None
 
 

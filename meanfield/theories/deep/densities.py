@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -13,8 +12,6 @@ import numpy as np
 from meanfield.activations.density import _pieces
 from meanfield.theories.deep.free_words import FreeLaw
 from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
-from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.states import word_law
 from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["LayerDensities"]
@@ -136,12 +133,12 @@ class LayerDensities(RecomputedLayers):
             if not setting.covariance.any():
                 free = self._free_law(layer)
             else:
-                with contextlib.suppress(NotCovered):  # then words of nodes, see `certificate.cuts`
-                    sure, whole, some, of_words = word_law(system, order, layer, detail)
-                    if of_words is not None:
-                        h, joint, g = of_words.of_field(word, c)
-                        parts.append(_Part(some.share, of_words.b[:, c], h, joint, g))
-                    detail, words = sure, whole
+                by_word = self._word_law(layer)
+                if by_word is not None:  # else words of nodes, see `certificate.cuts`
+                    if by_word.law is not None:
+                        h, joint, g = by_word.law.of_field(word, c)
+                        parts.append(_Part(by_word.some.share, by_word.law.b[:, c], h, joint, g))
+                    detail, words = by_word.sure, by_word.words
         if free is not None and word is not None:
             beta, share = _by_field(free, word, setting.root[c])
         else:

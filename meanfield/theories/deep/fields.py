@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -20,6 +21,8 @@ from meanfield.theories.deep.stiffness import BEYOND, BOUNDED, Region, around, r
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
+
+_Found = TypeVar("_Found")
 
 _MOST_FIELDS, _MOST_SHARED = 60_000, 400_000
 _MOST_PAIRS = 250_000  # values of two shared fields
@@ -235,9 +238,7 @@ def fields_of(
     like = [kind == kind[c] for c in range(n_classes)]
     bounds = _of_all(bounds, like)
     own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, but for N(h) itself
-    stiffness = [
-        stiffness_of(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()) for c in range(n_classes)
-    ]
+    stiffness = _alike(kind, lambda c: stiffness_of(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()))
     held = 1.0 + float(sum(least * u[c] ** 2 for c, (least, _) in enumerate(stiffness)))
     precision = 1.0 + float(np.sum(u * u / (variance + own)))  # in u alpha it is one of variance + own
     safe = _safe(variance, setting.covariance)
@@ -247,10 +248,10 @@ def fields_of(
     spread = stretch * (1.0 / math.sqrt(prior_precision) + 1.0 / math.sqrt(held))
     reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
     low, high = centre.min() - reach, centre.max() + reach
-    regions: list[Region | None] = [None] * n_classes
+    regions: Sequence[Region | None] = [None] * n_classes
     if high - low > _MANY * step:
-        for c in range(n_classes):
-            regions[c] = region_of(phi, n, setting, c, bounds, h[:, like[c]], abs(u[c]) * max(-low, high))
+        far_out = max(-low, high)
+        regions = _alike(kind, lambda c: region_of(phi, n, setting, c, bounds, h[:, like[c]], abs(u[c]) * far_out))
         width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
         step, steepest = rule.alpha / math.sqrt(precision), min(steepest, _MISSED * precision)
@@ -313,13 +314,13 @@ def _plane_fields(
     like = [kind == kind[c] for c in range(len(n))]
     bounds = _of_all(bounds, like)
     farthest = [np.abs(h[:, at]).max() + BEYOND * math.sqrt(setting.covariance[c, c]) for c, at in enumerate(like)]
-    regions = [region_of(phi, n, setting, c, bounds, h[:, like[c]], farthest[c]) for c in range(len(n))]
+    regions = _alike(kind, lambda c: region_of(phi, n, setting, c, bounds, h[:, like[c]], farthest[c]))
     width = variance + [max(own[c], 1.0 / max(region.stiffness, 1e-300)) for c, region in enumerate(regions)]
     precision, axes = np.linalg.eigh(np.eye(2) + (u / width[:, None]).T @ u)
     safe = _safe(variance, setting.covariance)
     given = np.eye(2) + (u / safe[:, None]).T @ u
     centre = h @ (u / safe[:, None]) @ np.linalg.inv(given) @ axes
-    least = [stiffness_of(phi, n, setting, c, b[:, at].ravel(), h[:, at].ravel()) for c, at in enumerate(like)]
+    least = _alike(kind, lambda c: stiffness_of(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()))
     held = np.eye(2) + (u * np.array([one[0] for one in least])[:, None]).T @ u
     spread = stretch * sum(np.sqrt(np.diag(axes.T @ np.linalg.inv(matrix) @ axes)) for matrix in (given, held))
     reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
@@ -338,8 +339,9 @@ def _plane_fields(
     alpha = place @ axes.T
     log_alpha = -0.5 * (alpha**2).sum(axis=1) + np.log(step / math.sqrt(2 * math.pi)).sum()
     own_field = u @ alpha.T
-    classes, values, stencils = [], [], []
-    for c, region in enumerate(regions):
+
+    def table(c: int) -> tuple[_Own, Rows, tuple[IntArray, FloatArray]]:
+        region = regions[c]
         middle, shared = own_field[c], float(np.linalg.norm(u[c] @ axes * spread))
         # Of a class without stiffness the width is no bound: what it has is smooth on the scale of phi's own noise.
         apart = min(_VALUES * rule.rows * math.sqrt(width[c]), _CLOSE * math.sqrt(setting.d[c]))
@@ -347,18 +349,19 @@ def _plane_fields(
         if not float(np.ptp(middle)) <= _MOST_FIELDS * apart:
             raise NotCovered("two fields that the classes of a layer share are too broad for the width of a class")
         rows = even_rows(float(middle.min()), float(middle.max()), max(apart, 1e-12))
-        values.append(rows)
-        stencils.append(rows.stencil(middle))
         if variance[c] < _PINNED * own[c]:
             force = float(np.abs(region.force).max())
-            classes.append(_following(rows.b, float(variance[c]), max(force**2, 1.0 / own[c])))
+            mine = _following(rows.b, float(variance[c]), max(force**2, 1.0 / own[c]))
         else:
             stiffest = max(least[c][1], region.stiffness)
             v, site = float(variance[c]), (float(setting.d[c]), float(setting.delta[c]))
             strong, ends = (float(bounds[0][c]), float(bounds[1][c])), (float(middle.min()), float(middle.max()))
             held = extent(phi, float(n[c]), site, strong, ends, v, rule.depth, region)
             at, ends = h[:, like[c]], _ends(far, like[c])
-            classes.append(_lattice(rule, rows.b, v, stiffest, at, shared, region.force, ends, held))
+            mine = _lattice(rule, rows.b, v, stiffest, at, shared, region.force, ends, held)
+        return mine, rows, rows.stencil(middle)
+
+    classes, values, stencils = (list(part) for part in zip(*_alike(kind, table)))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     starts, shares = (np.array(one) for one in zip(*stencils))
     shape, rim = (len(lines[0]), len(lines[1])), np.flatnonzero(edge.ravel())
@@ -382,6 +385,14 @@ def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray)
     unit = np.maximum(np.abs(facts).max(axis=0), 1e-300)
     near = (np.abs(facts[:, None] - facts) <= 1e-12 * unit).all(axis=2)
     return np.argmax(near, axis=1)
+
+
+def _alike(kind: IntArray, of_class: Callable[[int], _Found]) -> list[_Found]:
+    """What is found of every class, once for those that are alike."""
+    found: list[_Found] = []
+    for c, first in enumerate(kind):
+        found.append(found[first] if first < c else of_class(c))
+    return found
 
 
 # h, ln of the weight, centre, precision, first, last, step

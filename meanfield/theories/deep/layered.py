@@ -104,16 +104,8 @@ class LayeredPosterior(SolvedPosterior):
         softest = proof.softest
         if softest is not None:
             lines.append(f"order parameters to {softest.value:.1e} (largest: {softest.name} of layer {softest.layer})")
-        if math.isfinite(self.task.n_samples) and math.isnan(proof.outer_curvature):
-            known = math.isfinite(proof.curvature_error)
-            why = f"resolved: second derivatives to {proof.curvature_error:.1e}" if known else "computed"
-            lines.append(f"second order not {why}")
-        elif not math.isnan(proof.outer_curvature):
-            verdict = "passed" if proof.inner_curvature > 0.0 > proof.outer_curvature else "NOT passed"
-            lines.append(
-                f"second order {verdict}: over conjugates {proof.inner_curvature:.1e}, "
-                f"over kernels {proof.outer_curvature:.1e}"
-            )
+        if math.isfinite(self.task.n_samples) or proof.second_order.known:
+            lines.append(proof.second_order.words())
         lines += [f"searched: {text}" for text in proof.searched]
         if self.message and self.status != "optimal":
             lines.append(self.message)

@@ -17,6 +17,7 @@ from meanfield.theories.deep.reduction import Members, problem_of
 from meanfield.theories.deep.rules import Detail, NotCovered, threshold
 from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.states import (
+    NodesByWord,
     States,
     exchanged,
     free_words,
@@ -24,6 +25,7 @@ from meanfield.theories.deep.states import (
     layer_nodes,
     layer_states,
     mean_kurtosis,
+    word_law,
 )
 from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System
 from meanfield.validation import FloatArray, read_only, short
@@ -80,6 +82,7 @@ class RecomputedLayers(LayeredPosterior):
         are good to 1e-3 to 3e-3. The kurtosis is that of means over the n_c samples of each class, as in networks.
         """
         layer = self._layer(layer) - 1
+        self._finite("the law of a layer's neurons")
         own = self._members
         if self._exchanged:
             count = len(self._system.problem.n)
@@ -160,6 +163,19 @@ class RecomputedLayers(LayeredPosterior):
         return self._free_laws[layer]
 
     @cached_property
+    def _word_laws(self) -> dict[int, NodesByWord | None]:
+        return {}
+
+    def _word_law(self, layer: int) -> NodesByWord | None:
+        """`word_law` of a layer with fields h; None where it is not known."""
+        if layer not in self._word_laws:
+            try:
+                self._word_laws[layer] = word_law(self._system, self._order, layer, self._nodes(layer)[0])
+            except NotCovered:
+                self._word_laws[layer] = None
+        return self._word_laws[layer]
+
+    @cached_property
     def _grouped(self) -> dict[int, States]:
         return {}
 
@@ -186,7 +202,10 @@ class RecomputedLayers(LayeredPosterior):
 
     def _finite(self, what: str) -> None:
         if math.isinf(self.task.n_samples):
-            raise ValueError(f"{what} is a sum of deltas at P = infinity; read .codes, or give a finite n_samples.")
+            raise ValueError(
+                f"{what} is not there at P = infinity, where neurons are a sum of deltas; read .codes, or give a "
+                "finite n_samples."
+            )
 
     def _on_one_lattice(self, what: str) -> None:
         """Refuses what is worked out where a layer is integrated on one lattice."""

@@ -19,11 +19,11 @@ from meanfield.theories.deep.start import planted, prior_kernels, relax, uncoded
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray
 
-__all__ = ["other_solutions"]
+__all__ = ["Start", "other_solutions", "rival_starts", "solution_from"]
 
 _SAME = 1e-6  # relative difference of Phi, and of the order parameters in units of their blocks, of one solution
 _ROUGH, _FINE = 1e-4, 1e-8
-_Start = Order | Callable[[], tuple[System, Found] | None]
+Start = Order | Callable[[], tuple[System, Found] | None]
 
 _MOST, _PATIENCE = 25, 6
 _MOST_WORDS = 4  # classes, up to which all code sets of one or two orbits are planted
@@ -36,25 +36,31 @@ def other_solutions(problem: DeepProblem, starts: int, rng: np.random.Generator)
     quadrature.
     """
     found: list[tuple[Branch, FloatArray]] = []
-    for name, start in _starts(problem, starts, rng):
-        try:
-            reached = _from(problem, start) if isinstance(start, Order) else start()
-            if reached is None:
-                continue
-            system, rough = reached
-            if rough.residual > _ROUGH:
-                continue
-            fine, end = polish(system, rough, _FINE, None, 8)
-            if end.residual > _FINE:
-                continue
-            check = fine.at_rule(CHECK)
-            residual = float(np.abs(check.residual(end.x, check.evaluate(end.x))).max())
-        except (NoBranch, NotCovered, np.linalg.LinAlgError):
+    for name, start in rival_starts(problem, starts, rng):
+        reached = solution_from(problem, start)
+        if reached is None:
             continue
-        phi = fine.free_energy(end.x, end.averages)
-        if residual <= _ROUGH and not any(_same(phi, end.x, branch, x, fine) for branch, x in found):
+        system, end, residual = reached
+        phi = system.free_energy(end.x, end.averages)
+        if not any(_same(phi, end.x, branch, x, system) for branch, x in found):
             found.append((Branch(name, phi, residual), end.x))
     return sorted(found, key=lambda one: -one[0].free_energy)
+
+
+def solution_from(problem: DeepProblem, start: Start) -> tuple[System, Found, float] | None:
+    """The solution that a start leads to, with its residual by an independent quadrature; None if to none."""
+    try:
+        reached = _from(problem, start) if isinstance(start, Order) else start()
+        if reached is None or reached[1].residual > _ROUGH:
+            return None
+        fine, end = polish(*reached, _FINE, None, 8)
+        if end.residual > _FINE:
+            return None
+        check = fine.at_rule(CHECK)
+        residual = float(np.abs(check.residual(end.x, check.evaluate(end.x))).max())
+    except (NoBranch, NotCovered, np.linalg.LinAlgError):
+        return None
+    return (fine, end, residual) if residual <= _ROUGH else None
 
 
 def _same(phi: float, x: FloatArray, branch: Branch, other: FloatArray, system: System) -> bool:
@@ -70,7 +76,9 @@ def _from(problem: DeepProblem, order: Order) -> tuple[System, Found]:
     return system, newton(system, relax(system, order), _ROUGH, most=_MOST, patience=_PATIENCE)
 
 
-def _starts(problem: DeepProblem, starts: int, rng: np.random.Generator) -> Iterator[tuple[str, _Start]]:
+def rival_starts(problem: DeepProblem, starts: int, rng: np.random.Generator) -> Iterator[tuple[str, Start]]:
+    """The branch without codes, planted codes and code sets, and so many random kernels, by name."""
+
     def without() -> tuple[System, Found] | None:
         reached = uncoded_at(problem)
         return None if isinstance(reached, Fold) else reached

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meanfield.theories.deep.certificate import SecondOrder
 from meanfield.theories.deep.rules import Averages
-from meanfield.theories.deep.stability import SecondOrder, signs
+from meanfield.theories.deep.stability import signs
 from meanfield.theories.deep.system import System
 from meanfield.validation import BoolArray, FloatArray
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -74,7 +74,7 @@ class LayeredSolution:
     def pack(self) -> tuple[Header, dict[str, FloatArray]]:
         """Header and arrays, for `write_archive`."""
         header = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.arrays}
-        header["certificate"] = asdict(self.certificate)
+        header["certificate"] = self.certificate.pack()
         return header, {name: getattr(self, name) for name in self.arrays}
 
     @classmethod

@@ -25,7 +25,7 @@ from meanfield.theories.deep.branches import (
     prior_branch,
     refined,
 )
-from meanfield.theories.deep.certificate import Branch, CodeCut, DeepCertificate, OrderError
+from meanfield.theories.deep.certificate import Branch, CodeCut, DeepCertificate, OrderError, SecondOrder
 from meanfield.theories.deep.coverage import refuses, refuses_shares
 from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_words
 from meanfield.theories.deep.fold import Fold, uncoded_at
@@ -35,10 +35,11 @@ from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import Members, code_shares, problem_of
 from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
+from meanfield.theories.deep.searched import ENDED, NO_CODES, UNKNOWN, where_searched
 from meanfield.theories.deep.second_start import COARSE, Second, highest, one_solution, second_start
 from meanfield.theories.deep.silent import BRIEF, Silent, quiet_solution, silent_state
 from meanfield.theories.deep.solution import DeepSolution
-from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
+from meanfield.theories.deep.stability import order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import code_parts, top_states
 from meanfield.theories.deep.system import DeepProblem, Order, System, fields_of_layers, patched
@@ -54,9 +55,6 @@ _WORK, _TIMES = 3e10, 4.0  # multiplications in finding another branch, 10 to 30
 _EQUAL = 1e-7  # of Phi: two solutions that are one
 _SHARE = 0.6  # of the time that is left, for another branch; the rest is for the certificate
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
-_NO_CODES = "the branch with codes was not compared: "
-_UNKNOWN = "the branch without codes was not compared: "
-_ENDED = "there is no branch without codes that continues the prior, the only one looked for: "
 _FOLLOWED = 6  # fields of a layer, on lattices around peaks
 _LAST, _NEARLY = 4, 1e-3  # more steps for soft directions; residual up to which there is a second-order check
 _REFINEMENTS = 3  # of lattices that are too coarse
@@ -164,8 +162,10 @@ def solve_deep(
                     "codes were not found in the work that is allowed for it, only the solution without codes "
                     f"(Phi = {system.free_energy(found.x, found.averages):.6g})."
                 )
-            remark = f"{_NO_CODES}the first starts for it were lost, and another one led to the solution without codes"
-    searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark, again.outcome)
+            remark = f"{NO_CODES}the first starts for it were lost, and another one led to the solution without codes"
+    searched = where_searched(competitors, start is not None, shares is not None, branches, remark, again.outcome)
+    if problem.phi.parts == "gaussian":
+        searched = ()
     try:
         return _posterior(
             network, task, tau, alike, system, found, branches, remark, rtol, second, searched, tolerance, progress,
@@ -177,30 +177,6 @@ def solve_deep(
 
 def _unstable(error: UnstableCode) -> UnstableFractions:
     return UnstableFractions(f"{error}; leave it out of fractions, or change the shares.", error.pattern)
-
-
-def _searched(
-    competitors: bool, warm: bool, given: bool, problem: DeepProblem, branches: list[Branch], remark: str, again: str
-) -> tuple[str, ...]:
-    """Where solutions were looked for, in words."""
-    if problem.phi.parts == "gaussian":
-        return ()
-    if given:
-        return ("codes with the given shares",)
-    start = "the solution that a warm start led to" if warm else "codes planted from the limit of many samples"
-    others = f"; {again}"
-    first = start + others
-    if not competitors:
-        return (first,)
-    second = "the branch without codes that continues the prior"
-    if any(branch.name == "uncoded" for branch in branches):
-        return first, f"{second}: found"
-    if remark.startswith(_NO_CODES):
-        return f"{start}: not compared, {remark.removeprefix(_NO_CODES)}", f"{second}: the answer"
-    if any(branch.name == "coding" for branch in branches):
-        return f"{start}: found{others}", f"{second}: the answer"
-    outcome = remark.removeprefix(_ENDED).replace(_UNKNOWN, "not compared, ") or "the same solution"
-    return first, f"{second}: {outcome}"
 
 
 def _from_start(
@@ -256,16 +232,16 @@ def _compete(
     except OutOfTime:
         if not certain:
             raise
-        return system, found, [], f"{_UNKNOWN}there was no time left to follow it"
+        return system, found, [], f"{UNKNOWN}there was no time left to follow it"
     except OutOfWork:
-        return system, found, [], f"{_UNKNOWN}it was given up after much more work than the one with codes took"
+        return system, found, [], f"{UNKNOWN}it was given up after much more work than the one with codes took"
     except NoBranch as error:
-        return system, found, [], f"{_ENDED}{error}"
+        return system, found, [], f"{ENDED}{error}"
     except (NotCovered, np.linalg.LinAlgError) as error:
-        return system, found, [], f"{_UNKNOWN}{error}"
+        return system, found, [], f"{UNKNOWN}{error}"
     against = rival.free_energy(other.x, other.averages)
     if other.residual > tolerance:
-        return system, found, [], f"{_UNKNOWN}Newton ended at a residual of {other.residual:.0e}"
+        return system, found, [], f"{UNKNOWN}Newton ended at a residual of {other.residual:.0e}"
     if abs(phi - against) <= _EQUAL * max(1.0, abs(phi)):
         if warm and certain:
             return _against_codes(problem, system, found, tolerance, report)
@@ -273,7 +249,7 @@ def _compete(
     if certain and against <= phi:
         return system, found, [Branch("uncoded", against, other.residual)], ""
     if not certain:
-        return rival, other, [], f"{_NO_CODES}Newton ended at a residual of {found.residual:.0e}"
+        return rival, other, [], f"{NO_CODES}Newton ended at a residual of {found.residual:.0e}"
     return rival, other, [Branch("coding", phi, found.residual)], ""
 
 
@@ -290,7 +266,7 @@ def _rival(problem: DeepProblem, certain: bool, report: Report | None) -> tuple[
         If it has ended.
     """
     if patched(problem) and fields_of_layers(problem) > _FOLLOWED:
-        return f"{_UNKNOWN}it is not followed for so many classes, outputs or layers"
+        return f"{UNKNOWN}it is not followed for so many classes, outputs or layers"
     reason = "it was not found from the prior"
     if problem.tau > uncoded_onset(problem):
         try:
@@ -303,10 +279,10 @@ def _rival(problem: DeepProblem, certain: bool, report: Report | None) -> tuple[
     try:
         reached = uncoded_at(problem)
     except (NoBranch, NotCovered, np.linalg.LinAlgError) as error:
-        return f"{_UNKNOWN}{reason}; {error}"
+        return f"{UNKNOWN}{reason}; {error}"
     if isinstance(reached, Fold):
         raise NoBranch(f"it ends in a fold at tau = {reached.tau:.4g}, where its Phi is {reached.free_energy:.5g}")
-    return reached if reached[1].residual <= _FOUND else f"{_UNKNOWN}{reason}"
+    return reached if reached[1].residual <= _FOUND else f"{UNKNOWN}{reason}"
 
 
 def _against_codes(
@@ -316,10 +292,10 @@ def _against_codes(
     try:
         rival, other = coding_branch(problem, tolerance, report)
     except (NotCovered, np.linalg.LinAlgError) as error:
-        return system, found, [], f"{_NO_CODES}{error}"
+        return system, found, [], f"{NO_CODES}{error}"
     phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
     if other.residual > tolerance:
-        return system, found, [], f"{_NO_CODES}Newton ended at a residual of {other.residual:.0e}"
+        return system, found, [], f"{NO_CODES}Newton ended at a residual of {other.residual:.0e}"
     if abs(phi - against) <= _EQUAL * max(1.0, abs(phi)):
         return system, found, [], ""
     if against > phi:
@@ -381,8 +357,8 @@ def _posterior(
     good = residual <= allowed and proof.error <= allowed
     status = Status.OPTIMAL if good else Status.RESIDUAL
     certificate = DeepCertificate.of(
-        residual, found.residual, proof.phi_error, curvature.inner, curvature.outer, curvature.error, math.nan,
-        tuple(branches), proof.errors, searched, cuts=cuts,
+        residual, found.residual, proof.phi_error, curvature, branches=tuple(branches), order_errors=proof.errors,
+        searched=searched, cuts=cuts,
     )  # fmt: skip
     message = (
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "
@@ -452,7 +428,7 @@ class _Proof(NamedTuple):
 
 def _checked(system: System, found: Found, second: bool, allowed: float) -> _Proof:
     """Residual, error of Phi and of the order parameters, and curvatures."""
-    unknown = SecondOrder(math.nan, math.nan, math.nan)
+    unknown = SecondOrder()
     if found.residual > _ASTRAY and not system.codes:  # fields can be so strong there that it takes minutes
         reason = f"from all starts Newton's method ended at a residual of {found.residual:.1g} or more"
         return _Proof(math.inf, math.inf, (), unknown, f"it was not tried, as {reason}")

@@ -7,51 +7,17 @@ quadrature is the error of these curvatures.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from meanfield.theories.deep.certificate import OrderError
+from meanfield.theories.deep.certificate import OrderError, SecondOrder
 from meanfield.theories.deep.newton import direction
 from meanfield.theories.deep.rules import JUDGE, Averages
 from meanfield.theories.deep.system import SMALL, Evaluation, System
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["SecondOrder", "order_errors", "second_order", "signs"]
-
-
-@dataclass(frozen=True)
-class SecondOrder:
-    """Curvatures of Phi at a solution, in units of its blocks, among perturbations that respect the symmetry.
-
-    Attributes
-    ----------
-    inner : float
-        Smallest eigenvalue over the conjugates and t, relative to the largest; positive at a minimum.
-    outer : float
-        Largest eigenvalue over the kernels after that minimisation, relative to the largest in size; negative at a
-        maximum.
-    error : float
-        Largest difference of both Hessians relative to sqrt(H_ii H_jj); NaN where there is one only.
-    """
-
-    inner: float
-    outer: float
-    error: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the solution is a maximum over the kernels of the minimum over the conjugates and t."""
-        return self.inner > 0.0 and self.outer < 0.0
-
-    def said(self) -> list[str]:
-        """What has to be said of it: that it failed, or is not known."""
-        if self.passed:
-            return []
-        if math.isnan(self.inner) or math.isnan(self.outer):
-            return ["the second-order check was not done: the equations hold too roughly for it"]
-        return ["the second-order check failed: not a maximum over the kernels of the minimum over conjugates"]
+__all__ = ["order_errors", "second_order", "signs"]
 
 
 def second_order(system: System, found: Evaluation, again: FloatArray | None = None) -> SecondOrder:
@@ -75,11 +41,11 @@ def signs(hessian: FloatArray, outer: BoolArray) -> SecondOrder:
     inner = ~outer
     low = np.linalg.eigvalsh(unit[np.ix_(inner, inner)])
     if not outer.any():
-        return SecondOrder(float(low[0] / low[-1]), -1.0, math.nan)
+        return SecondOrder(float(low[0] / low[-1]), -1.0)
     mixed = unit[np.ix_(inner, outer)]
     schur = unit[np.ix_(outer, outer)] - mixed.T @ np.linalg.solve(unit[np.ix_(inner, inner)], mixed)
     high = np.linalg.eigvalsh(schur)
-    return SecondOrder(float(low[0] / low[-1]), float(high[-1] / np.abs(high).max()), math.nan)
+    return SecondOrder(float(low[0] / low[-1]), float(high[-1] / np.abs(high).max()))
 
 
 def _size(hessian: FloatArray) -> FloatArray:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -21,6 +21,7 @@ from meanfield.theories.deep.words import OfWord, WordLaw
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = [
+    "NodesByWord",
     "States",
     "code_parts",
     "exchanged",
@@ -72,6 +73,15 @@ class States:
     variance: FloatArray
     second_beta: FloatArray
     unsure: FloatArray
+
+
+class NodesByWord(NamedTuple):
+    """Nodes of a layer whose neurons all have the same word, these words, and other nodes with the law of theirs."""
+
+    sure: Detail
+    words: FloatArray
+    some: Detail
+    law: WordLaw | None
 
 
 def kept_fields(problem: DeepProblem, order: Order) -> Order:
@@ -209,10 +219,8 @@ def free_words(system: System, order: Order, layer: int, detail: Detail) -> Free
     return free_law(problem.phi, problem.n, setting, system.layers[layer], detail.beta[detail.share > _FAINT])
 
 
-def word_law(
-    system: System, order: Order, layer: int, detail: Detail, unsure: FloatArray | None = None
-) -> tuple[Detail, FloatArray, Detail, WordLaw | None]:
-    """Nodes of a layer whose neurons all have the same word, these words, and other nodes with the law of theirs.
+def word_law(system: System, order: Order, layer: int, detail: Detail, unsure: FloatArray | None = None) -> NodesByWord:
+    """The words of the neurons at the nodes of a layer with fields h.
 
     Of one conjugate field at half the spacing of the nodes given. The lightest are left out. `unsure`: (N,) of
     `_apart`, if that is known.
@@ -236,7 +244,7 @@ def word_law(
     one = unsure < _SURE
     sure, some = _rows(kept, one), _rows(kept, ~one)
     law = WordLaw(system.problem.phi, system.problem.n, setting, some.beta) if len(some.share) else None
-    return sure, words[one], some, law
+    return NodesByWord(sure, words[one], some, law)
 
 
 def _refined(system: System, order: Order, layer: int, detail: Detail) -> Detail:

@@ -19,7 +19,7 @@ from meanfield.numerics.limits import (
 )
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_arrays
-from meanfield.posterior.registry import Options, check_theory
+from meanfield.posterior.registry import Elsewhere, Options, check_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
@@ -50,11 +50,11 @@ class GeneralDataTheory:
     def refuses(self, problem: Problem) -> str | None:
         network, task, tau = problem
         if not isinstance(task, DataTask):
-            return "it needs inputs; build the task with data_task(X, Y)"
+            return Elsewhere("it needs inputs; build the task with data_task(X, Y)")
         if network.scaling != "non-lazy":
-            return "the network is lazy"
+            return Elsewhere("the network is lazy")
         if network.activation.parts == "gaussian":
-            return f"{network.activation!r} is affine"
+            return Elsewhere(f"{network.activation!r} is affine")
         if network.depth != 1:
             return (
                 f"nonlinear networks of {network.depth} hidden layers are not solved on data; on data there are one "

@@ -11,7 +11,7 @@ from meanfield.numerics.limits import interruptible
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_from
 from meanfield.posterior.notes import offset_notes
-from meanfield.posterior.registry import Options, check_theory
+from meanfield.posterior.registry import Elsewhere, Options, check_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
@@ -38,7 +38,7 @@ class LazyTheory:
 
     def refuses(self, problem: Problem) -> str | None:
         if problem.network.scaling != "lazy":
-            return "the network is not lazy; scaling='lazy' would be"
+            return Elsewhere("the network is not lazy")
         if not isinstance(problem.task, DataTask):
             return "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'"
         if not problem.network.uniform:

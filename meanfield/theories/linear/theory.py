@@ -11,7 +11,7 @@ from meanfield.numerics.limits import interruptible
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_from
 from meanfield.posterior.notes import offset_notes
-from meanfield.posterior.registry import Options, check_theory
+from meanfield.posterior.registry import Elsewhere, Options, check_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
@@ -46,9 +46,9 @@ class LinearTheory:
     def refuses(self, problem: Problem) -> str | None:
         network, task, tau = problem
         if network.scaling != "non-lazy":
-            return "the network is lazy"
+            return Elsewhere("the network is lazy")
         if network.activation.parts != "gaussian":
-            return f"{network.activation.name} is not linear"
+            return Elsewhere(f"{network.activation.name} is not linear")
         if not network.uniform:
             return "layers of different width, or with weights of different scale, are solved for class tasks only"
         offset = float(network.activation(0.0))
@@ -58,10 +58,7 @@ class LinearTheory:
                 "phi(z) = gain * z: subtract the offset from the activation, or its contribution from the targets"
             )
         if network.depth > 1 and isinstance(task, ClassTask):
-            return (
-                f"of {network.depth} hidden layers this closed form is for data; on class tasks they are solved as "
-                "deep networks, at finite n_samples"
-            )
+            return Elsewhere(f"of {network.depth} hidden layers this closed form is for data")
         return deep_linear_refusal(network.depth, tau)
 
     def solve(

@@ -10,7 +10,7 @@ import numpy as np
 from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior
-from meanfield.posterior.registry import Options, Theory, check_theory, covering_theory
+from meanfield.posterior.registry import Elsewhere, Options, Theory, check_theory, covering_theory
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
@@ -35,16 +35,13 @@ class SingleLayerTheory:
     def refuses(self, problem: Problem) -> str | None:
         network, task, _ = problem
         if not isinstance(task, ClassTask):
-            return "it needs classes of orthogonal inputs; build the task with class_task(...)"
+            return Elsewhere("it needs classes of orthogonal inputs; build the task with class_task(...)")
         if network.scaling != "non-lazy":
-            return "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'"
+            return Elsewhere("the network is lazy")
         if network.activation.parts == "gaussian":
-            return f"{network.activation!r} is affine"
+            return Elsewhere(f"{network.activation!r} is affine")
         if network.depth != 1:
-            return (
-                f"this theory is for one hidden layer, the network has {network.depth}; deep networks on class tasks "
-                "have one of their own, at finite n_samples and at n_samples = inf, which says here what it lacks"
-            )
+            return Elsewhere(f"this is for one hidden layer, the network has {network.depth}")
         return None
 
     def solve(

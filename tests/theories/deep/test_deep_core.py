@@ -9,6 +9,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.theories.deep.branches import coding_branch
+from meanfield.theories.deep.certificate import SecondOrder
 from meanfield.theories.deep.fields import shared_field
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import linear_order
@@ -18,7 +19,7 @@ from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setti
 from meanfield.theories.deep.saturated import saturated_solve
 from meanfield.theories.deep.site import site_table, z_rule
 from meanfield.theories.deep.solve import solve_deep
-from meanfield.theories.deep.stability import SecondOrder, second_order
+from meanfield.theories.deep.stability import second_order
 from meanfield.theories.deep.start import relax
 from meanfield.theories.deep.symmetry import symmetry
 from meanfield.theories.deep.system import DeepProblem, Order, System

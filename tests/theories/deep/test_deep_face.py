@@ -342,14 +342,23 @@ def test_planes_of_many_samples_have_curves_where_weights_vanish():
     assert places[0.05] == pytest.approx(transition.value, abs=1e-5)
 
 
+def test_the_sharpness_of_codes_is_refused_in_words_at_infinitely_many_samples():
+    with pytest.raises(ValueError, match="not there at P = infinity, where neurons are a sum of deltas"):
+        mf.solve(NETWORK, BINARY.with_(n_samples=math.inf)).separation(1)
+
+
 def test_picture_of_branches():
-    diagram = mf.sweep(NETWORK, BINARY, tau=[0.4], progress=False)
+    """At tau = .6 both starts lead to the solution that continues the prior: codes have ended before."""
+    diagram = mf.sweep(NETWORK, BINARY, tau=[0.4, 0.6], progress=False)
     (branch,) = diagram.posterior(0).certificate.branches
     assert branch.name == "uncoded"
+    assert not diagram.posterior(0).certificate.continues_prior
+    assert diagram.posterior(1).certificate.continues_prior
     ax = plot.plot_branches(diagram)
-    shown = {line.get_label(): line.get_ydata()[0] for line in ax.lines}
-    assert shown["coding"] == shown["reported"] == diagram.objective[0]
-    assert shown["uncoded"] == pytest.approx(branch.free_energy / 100)
+    shown = {line.get_label(): line.get_ydata() for line in ax.lines}
+    assert shown["coding"] == [diagram.objective[0]]
+    np.testing.assert_array_equal(shown["reported"], diagram.objective)
+    np.testing.assert_allclose(shown["uncoded"], [branch.free_energy / 100, diagram.objective[1]])
     with pytest.raises(ValueError, match="only deep networks"):
         plot.plot_branches(mf.sweep(mf.Network("sigmoid"), ONE_HOT, off=[0.2], progress=False))
     plt.close("all")

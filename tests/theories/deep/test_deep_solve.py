@@ -1,6 +1,8 @@
 """Deep theory, from the outside: reference numbers, certificates, posterior of every layer, refusals."""
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ from margins import below
 
 import meanfield as mf
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.theories.deep import recomputed
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.solve import solve_deep
+from meanfield.theories.deep.states import word_law
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
 
@@ -158,6 +162,16 @@ def test_laws_of_a_layer_add_up(two, layer):
     assert sum(c.weight for c in two.layer_codes(layer)) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_the_law_of_words_is_worked_out_once_for_all_densities(two, monkeypatch):
+    calls = []
+    monkeypatch.setattr(recomputed, "word_law", lambda *given: calls.append(given[2]) or word_law(*given))
+    post, z = replace(two), np.linspace(-6.0, 6.0, 41)
+    found = [post.preactivation_density(code, c, z) for code in (0, 1) for c in (0, 1)]
+    assert calls == [1]
+    wanted = replace(two).preactivation_density(1, 1, z)
+    np.testing.assert_allclose(found[-1], wanted, rtol=1e-7, atol=1e-9)
+
+
 def test_readout_density(two):
     a = np.linspace(-4, 4, 4001)[:, None]
     density = two.readout_density(a)
@@ -233,12 +247,13 @@ def test_linear_networks_at_finite_temperature():
 @pytest.mark.parametrize(
     ("network", "task", "words"),
     [
-        (deep(1), BINARY, "one hidden layer has its own"),
+        (deep(1), BINARY, "for two and more hidden layers"),
         (mf.Network(mf.activation(sp.Abs(sp.Symbol("z", real=True) - 1)), 2), BINARY, "is unbounded"),
-        (deep(2, scaling="lazy"), BINARY, "lazy networks do not learn"),
+        (deep(2, scaling="lazy"), BINARY, "the network is lazy"),
         (deep(2), mf.class_task([0.2, 0.2, 0.2, 0.3, 0.1], targets=np.eye(5), n_samples=100), "8 together at most"),
         (deep(2, readout_exponent=0.7), BINARY.with_(n_samples=math.inf), "readout exponents 1 and 1 / depth"),
         (deep(2), mf.class_task([0.1, 0.9], targets=[1, -1], n_samples=10), "more than one sample per class"),
+        (mf.Network("linear", 2), BINARY.with_(n_samples=2), "more than one sample per class"),
         (deep(2), mf.class_task([0.1, 0.9], targets=[1, -0.5], n_samples=6), "leaves 0.6 for one of them"),
         (mf.Network("linear", 2), mf.class_task([0.1, 0.9], targets=[1, 0], n_samples=5), "leaves 0.5 for one of them"),
         (deep(2), mf.data_task(np.eye(3), [[1.0], [0.0], [1.0]]), "class tasks only"),
@@ -248,6 +263,25 @@ def test_what_is_not_covered_is_refused_in_words(network, task, words):
     assert words in refuses(network, task, 0.1)
     with pytest.raises(ValueError, match=words):
         solve_deep(network, task, 0.1)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.2])
+def test_one_sample_per_class_is_where_it_is_sent_to(tau):
+    """Slightly more samples than one per class: as data, of which linear networks know single samples (tau = 0)."""
+    network, task = mf.Network("linear", 2), BINARY.with_(n_samples=2)
+    sent = float(re.search(r"n_samples=([\d.]+)", refuses(network, task, tau)).group(1))
+    assert 2.0 < sent < 2.00001
+    post = solve_deep(network, task.with_(n_samples=sent), tau)
+    assert post.status == "optimal"
+    if tau == 0.0:
+        data = mf.solve(network, mf.data_task(math.sqrt(2.0) * np.eye(2), Y=[[1.0], [-1.0]]))
+        np.testing.assert_allclose(post.kernel().matrix([0, 1]), np.asarray(data.kernel()), rtol=1e-5)
+        np.testing.assert_allclose(post.solution.t, np.asarray(data.solution.t).reshape(2, 1), rtol=1e-5)
+    other = solve_deep(deep(2), task.with_(n_samples=sent), tau or 0.1)
+    beyond = solve_deep(deep(2), task.with_(n_samples=2.0 + 2.0 * (sent - 2.0)), tau or 0.1)
+    assert other.status == beyond.status == "optimal"
+    np.testing.assert_allclose(other.solution.kernel, beyond.solution.kernel, rtol=1e-5)
+    np.testing.assert_allclose(other.solution.t, beyond.solution.t, rtol=1e-5)
 
 
 def test_what_is_covered_is_not_refused():

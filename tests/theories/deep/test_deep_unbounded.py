@@ -11,6 +11,7 @@ from unbounded_oracles import two_class_violations
 
 import meanfield as mf
 from meanfield.posterior.posterior import NotAvailable
+from meanfield.theories.deep.relu import solve as solver
 from meanfield.theories.deep.relu.average import FINE, slab
 from meanfield.theories.deep.relu.compiled.site import N_SLOPES, site, site_slopes
 from meanfield.theories.deep.relu.distant import distant, ended
@@ -18,7 +19,7 @@ from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, nonlinearity_of
 from meanfield.theories.deep.relu.outlier import above, condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.remote import correction
-from meanfield.theories.deep.relu.setting import ReluSetting
+from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.system import ReluSystem
 
 TASK = mf.class_task(targets=[1, -1], n_samples=100)
@@ -306,3 +307,18 @@ def test_what_is_not_there_is_refused_in_words(leaky_third, softplus):
             solved(own)
         assert nonlinearity_of(own) is None
     assert "varphi_{\\infty}" in mf.equations(mf.Network("gelu", 2)).latex()
+
+
+def test_errors_that_cannot_be_found_are_said_in_words(leaky_third, monkeypatch):
+    """The equations hold; what is integrated beside the solution for the errors of the order parameters diverges."""
+
+    def diverges(*_):
+        raise BulkDiverges("the weight of a neuron grows along an outlier.")
+
+    monkeypatch.setattr(solver, "order_errors", diverges)
+    post = solved(leaky(0.3), warm_start=leaky_third, on_failure="return")
+    assert post.status == "residual too large"
+    assert post.certificate.residual < 1e-7
+    assert math.isnan(post.certificate.order_error)
+    assert "error of the order parameters" in post.message
+    assert post.message.endswith("was not found, as the weight of a neuron grows along an outlier")

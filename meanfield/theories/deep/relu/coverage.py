@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.posterior.registry import Elsewhere
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
@@ -25,9 +26,9 @@ def covers(phi: Activation) -> bool:
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
     """Why this theory does not cover a problem of rectifiers in two and more layers, in words; None if it does."""
     if not isinstance(task, ClassTask):
-        return "deep networks of rectifiers are solved on class tasks only"
+        return Elsewhere("deep networks of rectifiers are solved on class tasks only")
     if network.scaling != "non-lazy":
-        return "the representations of lazy networks do not learn; use scaling='non-lazy'"
+        return Elsewhere("the network is lazy")
     if not network.uniform:
         return "deep networks of rectifiers are solved with one width and one scale of the weights of all layers"
     if math.isinf(task.n_samples):

@@ -23,7 +23,7 @@ from meanfield.theories.deep.expansion import assembled, by_sources, differences
 from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.neurons import CUT, Nodes, RayProducts, line, plane, summed
-from meanfield.theories.deep.relu.outlier import condensed, summits
+from meanfield.theories.deep.relu.outlier import condensed, exist, summits
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.theories.deep.rules import Averages, mixed
@@ -37,7 +37,6 @@ __all__ = ["NotSmall", "Place", "ReluLoop", "relu_one_loop"]
 _STEP = 0.001  # of differences, over N, of the size of a block of order parameters
 _SHIFT = 0.012  # of b: the weight of a class changes by so much
 _TILT = 2e-4  # of a weight, by a source
-_GONE = 1e-6  # whitened length of an outlier, in units of sqrt(N), below which there is none
 _LARGEST = 0.15  # part of the distance of an outlier that the term of order 1/N may move it by
 _KEPT = 64  # sums over nodes that are remembered
 _FARTHER = 1.3  # than the field of the farthest outlier: where weights are looked for,
@@ -120,8 +119,7 @@ class ReluLoop:
         lengths = np.zeros((p.depth, len(system.words)))
         for layer in range(p.depth):
             setting, outliers = system.setting(order, layer), math.sqrt(p.width) * order.outliers(layer)
-            lengths[layer] = np.linalg.norm(outliers, axis=1)
-            lengths[layer, lengths[layer] < _GONE * math.sqrt(p.width)] = 0.0
+            lengths[layer] = np.where(exist(order.outliers(layer)), np.linalg.norm(outliers, axis=1), 0.0)
             outliers = outliers[lengths[layer] > 0.0]
             ends = outliers if len(outliers) else _tails(setting, p.width)
             far = _FARTHER * max(float(np.abs(condensed(setting, beta).h).max()) for beta in ends)

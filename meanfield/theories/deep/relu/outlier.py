@@ -17,10 +17,23 @@ from meanfield.theories.deep.relu.compiled.direction import climb, condense
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["Condensed", "above", "classes_on", "climbed", "condensed", "summits", "worst_direction"]
+__all__ = [
+    "NO_ACTIVATION",
+    "NO_LENGTH",
+    "Condensed",
+    "above",
+    "classes_on",
+    "climbed",
+    "condensed",
+    "exist",
+    "summits",
+    "worst_direction",
+]
 
 _RANDOM_DIRECTIONS = 2000
 _CLIMB = 200
+# Whitened length |beta| of an outlier, and its activation, both in units of sqrt(N), below which there is none.
+NO_LENGTH, NO_ACTIVATION = 1e-6, 1e-6
 
 
 class Condensed(NamedTuple):
@@ -47,6 +60,11 @@ class Condensed(NamedTuple):
     def word(self) -> str:
         """The code word of the classes on which it is active."""
         return "".join("1" if value > 0.0 else "0" for value in self.activation)
+
+
+def exist(outliers: FloatArray) -> BoolArray:
+    """(o,) which of the outliers beta (o, m), in units of sqrt(N), a layer has: those of another length than 0."""
+    return np.asarray(np.linalg.norm(outliers, axis=1) > NO_LENGTH)
 
 
 def classes_on(word: Iterable[str]) -> BoolArray:

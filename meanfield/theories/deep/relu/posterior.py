@@ -22,7 +22,7 @@ from meanfield.theories.deep.relu.classes import order_of
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.draw import draw_bulk, draw_site
 from meanfield.theories.deep.relu.one_loop import NotSmall, relu_one_loop
-from meanfield.theories.deep.relu.outlier import condensed
+from meanfield.theories.deep.relu.outlier import NO_ACTIVATION, condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.solution import ReluSolution
@@ -32,8 +32,6 @@ from meanfield.validation import FloatArray, IntArray, read_only
 from meanfield.validation import generator as new_generator
 
 __all__ = ["ReluPosterior"]
-
-_GONE = 1e-6  # activation of an outlier, in units of sqrt(N), below which there is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +198,7 @@ class ReluPosterior(LayeredPosterior):
     def _present(self, layer: int) -> list[int]:
         """Outliers that a layer has: where its codes are the tail of the bulk there are none."""
         size = np.abs(self.solution.outlier_activation[layer]).max(axis=1, initial=0.0)
-        return [int(o) for o in np.flatnonzero(size > _GONE)]
+        return [int(o) for o in np.flatnonzero(size > NO_ACTIVATION)]
 
     def _condensed_field(self, setting: ReluSetting, layer: int, o: int) -> FloatArray:
         b = self.solution.outlier_field[layer][o][self._first]

@@ -12,7 +12,7 @@ import numpy as np
 
 from meanfield.theories.deep.relu.average import FINE, ReluRule, slab
 from meanfield.theories.deep.relu.distant import ended, first_order, ratio_at_kink
-from meanfield.theories.deep.relu.outlier import condensed
+from meanfield.theories.deep.relu.outlier import NO_LENGTH, condensed
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.system import Lacking, ReluSystem
 from meanfield.validation import FloatArray
@@ -22,7 +22,6 @@ __all__ = ["condenses", "correction", "remote_mode", "remote_modes"]
 _NEAREST = 400.0  # least distance at which the weight along the ray begins to grow
 _PLACES = 500.0, 1000.0  # at which it is looked at: A and a are what they are far away to a few per cent
 _FARTHEST = 1e30
-_GONE = 1e-6  # whitened length of an outlier below which there is none
 
 
 def condenses(setting: ReluSetting, beta: FloatArray) -> bool:
@@ -117,7 +116,7 @@ def remote_modes(system: ReluSystem, x: FloatArray, rule: ReluRule) -> tuple[lis
         setting, log_z = system.setting(order, layer), system.layer(order, layer, rule).log_z
         for o, beta in enumerate(order.outliers(layer)):
             length = float(np.linalg.norm(beta))
-            distance = remote_mode(setting, beta, log_z) if length >= _GONE else math.inf
+            distance = remote_mode(setting, beta, log_z) if length > NO_LENGTH else math.inf
             if math.isinf(distance):
                 continue
             texts.append(

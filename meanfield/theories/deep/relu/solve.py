@@ -15,7 +15,7 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.certificate import Branch, DeepCertificate, OrderError
+from meanfield.theories.deep.certificate import Branch, DeepCertificate, OrderError, SecondOrder
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance
 from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FARTHEST, FINE, ROUGH, ReluRule
 from meanfield.theories.deep.relu.branch import BranchLost, followed
@@ -25,7 +25,7 @@ from meanfield.theories.deep.relu.homotopy import from_linear
 from meanfield.theories.deep.relu.many_samples import MINIMA_IN_WORDS, from_many_samples, from_matched_moments
 from meanfield.theories.deep.relu.narrow import narrowed
 from meanfield.theories.deep.relu.newton import newton
-from meanfield.theories.deep.relu.outlier import worst_direction
+from meanfield.theories.deep.relu.outlier import exist, worst_direction
 from meanfield.theories.deep.relu.posterior import ReluPosterior
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.remote import remote_modes
@@ -34,7 +34,6 @@ from meanfield.theories.deep.relu.solution import ReluSolution
 from meanfield.theories.deep.relu.stability import order_errors, second_order
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
-from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["solve_relu"]
@@ -43,7 +42,6 @@ _CONDENSED = 0.75  # part of the targets that the outliers carry, in the planted
 _STEPS, _NEARER = 4, 0.75  # of Newton, and what they must reduce the residual to, or a start is given up
 _MISSING = 1e-5  # gain beyond 1 of a code that is no outlier
 _TOLERANCE = 1e-9
-_GONE = 1e-6  # whitened length of an outlier below which there is none
 _ROUNDING = 1e-7  # of Ehat <= 0
 _WORK = 8e10  # that one way to a solution may take, where no max_seconds is given: about 80 CPU s
 _WARM = "the warm start"
@@ -102,7 +100,7 @@ def solve_relu(
     enough = START_SAMPLES / least * problem.n_samples
     limit = _limit(problem.at(enough) if few else problem, None if few else warm_start, index, span, report)
     system, x, rule = limit.system, limit.x, limit.rule
-    curvature = SecondOrder(math.nan, math.nan, math.nan)
+    curvature = SecondOrder()
     searched: tuple[str, ...] = (limit.searched,)
     if not few:
         worst = max(worst_direction(system.setting(system.unpack(x), i)) for i in range(problem.depth))
@@ -118,20 +116,27 @@ def solve_relu(
     check = CHECK if rule.beta == FINE.beta else CHECK_WIDE
     check = check._replace(far=check.far / FINE.far * rule.far)
     remote: list[str] = []
+    unknown = ""  # why residual or errors are
     errors: tuple[OrderError, ...] = ()
     try:
         remote, left = remote_modes(system, x, rule)
         residual, phi = system.error(x, check, left), float(system.free_energy(x, check))
-        if residual <= rtol:
-            errors = order_errors(system, x, rule, check, left)
     except BulkDiverges as error:
         residual, phi = math.inf, math.nan
-        remote.append(str(error).rstrip("."))
+        unknown = f"the residual by independent lattices was not found, as {str(error).rstrip('.')}"
+    if residual <= rtol:
+        try:
+            errors = order_errors(system, x, rule, check, left)
+        except BulkDiverges as error:  # beside the solution
+            unknown = (
+                f"the residual by independent lattices is {residual:.1e}, but the error of the order parameters that "
+                f"this leaves was not found, as {str(error).rstrip('.')}"
+            )
     free_energy = float(system.free_energy(x, rule))
     passed = worst <= 1.0 + _ROUNDING
     proof = DeepCertificate.of(
         residual, system.error(x, rule), abs(phi - free_energy) / max(1.0, abs(free_energy)),
-        curvature.inner, curvature.outer, curvature.error, branches=limit.others, order_errors=errors,
+        curvature, branches=limit.others, order_errors=errors,
         searched=(*searched, *remote), bound_gap=worst - 1.0, bounded=passed,
     )  # fmt: skip
     status, message = Status.OPTIMAL, ""
@@ -140,7 +145,8 @@ def solve_relu(
         message = f"the residual by independent lattices is {residual:.1e}"
         if errors:
             message += f", which leaves an error of {proof.order_error:.1e} of the order parameters"
-        message += f", wanted {rtol:.1e}" + "".join(f"; {text}" for text in remote)
+        message = unknown or f"{message}, wanted {rtol:.1e}"
+        message += "".join(f"; {text}" for text in remote)
     elif not passed:
         status = Status.NOT_GLOBAL
         message = f"Ehat is positive in some direction (by {worst - 1.0:.1e}): an outlier of another code is missing"
@@ -279,8 +285,8 @@ def _outliers_in_words(found: _Found) -> str:
     """Which codes condense, layer by layer."""
     order, parts = found.system.unpack(found.x), []
     for layer in range(found.system.problem.depth):
-        there = np.linalg.norm(order.outliers(layer), axis=1) > _GONE
-        parts.append(", ".join("-".join(w) for w, kept in zip(found.system.words, there) if kept) or "none")
+        words = zip(found.system.words, exist(order.outliers(layer)))
+        parts.append(", ".join("-".join(word) for word, kept in words if kept) or "none")
     return "outliers " + " / ".join(parts)
 
 
@@ -348,13 +354,14 @@ def _solution(
         *(
             f"no neuron condenses in layer {i + 1}: its codes are the tail of the bulk"
             for i in range(problem.depth)
-            if np.abs(order.outliers(i)).max() < _GONE
+            if not exist(order.outliers(i)).any()
         ),
     ]
-    if math.isnan(proof.outer_curvature) and math.isfinite(proof.curvature_error):
+    curvature = proof.second_order
+    if not curvature.known and math.isfinite(curvature.error):
         notes.append("second derivatives are too rough here to say whether the second-order check passes")
-    elif not math.isnan(proof.outer_curvature):
-        notes += SecondOrder(proof.inner_curvature, proof.outer_curvature, proof.curvature_error).said()
+    elif curvature.known:
+        notes += curvature.said()
     barrier = arrays["barrier"]
     if barrier.min() < math.log(problem.width) if math.isfinite(problem.width) else False:
         notes.append(

@@ -12,18 +12,16 @@ kernels of that minimum: the bordered Hessian of a constrained problem.
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
-from meanfield.theories.deep.certificate import OrderError
+from meanfield.theories.deep.certificate import OrderError, SecondOrder
 from meanfield.theories.deep.relu.average import COARSE, ReluRule
 from meanfield.theories.deep.relu.coordinates import ReluOrder, directions
-from meanfield.theories.deep.relu.outlier import condensed
+from meanfield.theories.deep.relu.outlier import NO_LENGTH, condensed
 from meanfield.theories.deep.relu.system import SHORT, Lacking, ReluSystem
-from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray
 
 __all__ = ["gradient", "order_errors", "second_order"]
@@ -32,7 +30,6 @@ _OUTER = ("kernel", "d")
 _OUTLIERS = ("lower", "top")
 _STEP = 1e-4  # of the differences, of an unknown
 _UNCERTAIN = 0.1  # antisymmetric part from which on nothing is said
-_GONE = 1e-6  # coordinate of an outlier below which there is none
 _NO_STEP = 1e-14  # singular value of a Jacobian, relative to the largest, that counts as none
 _TINY = 1e-300
 _RIGID = 1e-8  # curvature along an outlier that counts as none
@@ -125,7 +122,7 @@ def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> SecondOrd
     outlier = np.isin(names, _OUTLIERS)
     outer = np.flatnonzero(np.isin(names, _OUTER))
     inner = np.flatnonzero(~outlier & ~np.isin(names, _OUTER))
-    held = np.flatnonzero(outlier & (np.abs(x) > _GONE))  # one that is not there is no constraint
+    held = np.flatnonzero(outlier & (np.abs(x) > NO_LENGTH))  # one that is not there is no constraint
     size = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
     # Along its length an outlier has no curvature of its own: its unit is that of its coupling.
     size[held] = np.maximum((np.abs(hessian[inner][:, held]) / size[inner][:, None]).max(axis=0), 1e-300)
@@ -139,10 +136,10 @@ def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> SecondOrd
     high = np.linalg.eigvalsh(0.5 * (schur + schur.T))
     own, coupling = unit[np.ix_(inner, inner)], unit[np.ix_(inner, held)]
     if not error <= _UNCERTAIN:
-        return SecondOrder(math.nan, math.nan, error)
+        return SecondOrder(error=error)
     least, largest = _constrained(own, coupling, unit[np.ix_(held, held)]), float(np.linalg.eigvalsh(own)[-1])
     if min(abs(least), abs(float(high[-1]))) < _CLEAR * error:  # their signs are not known
-        return SecondOrder(math.nan, math.nan, error)
+        return SecondOrder(error=error)
     return SecondOrder(least / largest, float(high[-1] / np.abs(high).max()), error)
 
 

@@ -17,7 +17,7 @@ from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.relu.average import FINE, FINE_WIDE, ReluAverages, ReluRule, bulk, slab
 from meanfield.theories.deep.relu.coordinates import Block, ReluOrder, add_blocks, directions, packed, packed_changes
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, Nonlinearity
-from meanfield.theories.deep.relu.outlier import condensed
+from meanfield.theories.deep.relu.outlier import condensed, exist
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.slopes import layer_change, setting_change
 from meanfield.theories.deep.symmetry import Symmetry, symmetry
@@ -27,7 +27,6 @@ __all__ = ["SHORT", "Lacking", "Layered", "ReluProblem", "ReluSystem"]
 
 _WIDE = 4  # dimensions of a lattice from which its spacings are wider
 SHORT = 0.1  # whitened length of an outlier from which its error counts as relative
-_GONE = 1e-6  # and below which there is none
 _KEPT = 64  # averages that are remembered
 
 
@@ -223,14 +222,14 @@ class ReluSystem:
         )  # fmt: skip
 
     def _finite(self, setting: ReluSetting, outliers: FloatArray, rule: ReluRule) -> Layered:
-        width, there = self.problem.width, np.linalg.norm(outliers, axis=1) > _GONE
-        share = 1.0 - there.sum() / width
-        inner = bulk(setting, rule, math.sqrt(width) * outliers[there], False)
-        parts = [slab(setting, math.sqrt(width) * beta, rule) for beta in outliers[there]]
+        width, kept = self.problem.width, exist(outliers)
+        share = 1.0 - kept.sum() / width
+        inner = bulk(setting, rule, math.sqrt(width) * outliers[kept], False)
+        parts = [slab(setting, math.sqrt(width) * beta, rule) for beta in outliers[kept]]
         activation, force = (np.zeros((len(outliers), len(setting.n))) for _ in range(2))
         if parts:
-            activation[there] = np.array([part.b for part in parts]) / math.sqrt(width)
-            force[there] = np.sqrt([np.diag(part.h_h) for part in parts]) / math.sqrt(width)
+            activation[kept] = np.array([part.b for part in parts]) / math.sqrt(width)
+            force[kept] = np.sqrt([np.diag(part.h_h) for part in parts]) / math.sqrt(width)
 
         def both(name: str) -> FloatArray:
             start = share * getattr(inner, name)
