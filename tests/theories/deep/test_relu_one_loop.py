@@ -106,7 +106,7 @@ class ThreeSamples:
 
 
 def test_perturbations_of_samples_of_one_class():
-    problem = ReluProblem(2, np.array([2.0, 1.0]), np.array([[1.0], [-0.4]]), 0.3, 0.7, 0.8, 1.3)
+    problem = ReluProblem(2, np.array([2.0, 1.0]), np.array([[1.0], [-0.4]]), 0.3, 0.7, 0.8, (1.3,))
     order = ReluOrder(
         np.array([[[0.5, 0.2], [0.2, 0.4]]]), np.array([[0.4, 0.3]]), np.array([[[0.25, -0.1], [-0.1, 0.2]]]),
         np.array([[-0.3, -0.2]]), np.array([[0.4], [-0.3]]), np.zeros((1, 0, 2)), np.zeros((0, 1)),
@@ -164,7 +164,7 @@ class OneLayer:
 
 @pytest.fixture(scope="module")
 def one_layer():
-    problem = ReluProblem(1, np.array([3.0, 2.0]), np.array([[1.0], [-0.4]]), 0.2, 0.5, 0.8, 1.0, width=300.0)
+    problem = ReluProblem(1, np.array([3.0, 2.0]), np.array([[1.0], [-0.4]]), 0.2, 0.5, 0.8, width=300.0)
     sizes = np.array([6.0, 7.0])
     order = ReluOrder(
         np.zeros((0, 2, 2)), np.zeros((0, 2)), np.zeros((0, 2, 2)), np.zeros((0, 2)), np.array([[0.5], [-0.7]]),
