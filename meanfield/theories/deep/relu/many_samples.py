@@ -78,9 +78,9 @@ class ManySamples:
         r_1 sum_c n_c (b_c m_c - g(b_c)) + y^T (s Kbar_L + (s d_L + tau) / n)^{-1} y / 2
         + sum_o [r_1 n.phi^2 / 2k + sum_l r_l z^T (sigma_l^2 (Kbar_{l-1} + d_{l-1} / n))^{-1} z / 2],
 
-    r_l = N_l / N, with m = g'(b) and d_1 = g''(b) of the first layer's bulk, Kbar_1 = m m^T + sum_o phi phi^T, and above it
-    Kbar_l that of Gaussian preactivations and its outliers; phi = max(z, 0), and z <= 0 on classes that a word leaves
-    out is where it costs least.
+    r_l = N_l / N, with m = g'(b) and d_1 = g''(b) of the first layer's bulk, Kbar_1 = m m^T + sum_o phi phi^T, and
+    above it Kbar_l that of Gaussian preactivations and its outliers; phi = max(z, 0), and z <= 0 on classes that a word
+    leaves out is where it costs least.
     """
 
     def __init__(self, problem: ReluProblem, words: tuple[str, ...]) -> None:

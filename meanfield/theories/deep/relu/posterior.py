@@ -245,7 +245,7 @@ class ReluPosterior(LayeredPosterior):
         ]
         outliers = [(layer, o) for layer in range(1, self.network.depth + 1) for o in self.layer_outliers(layer)]
         if outliers:
-            unit = "sqrt(N)" if self.network.uniform else "the square root of the width of their layer"
+            unit = "sqrt(N)" if self.network.uniform else "sqrt(N_l)"
             head = f"outliers in units of {unit} (readout, below the last layer the conjugate field | activation)"
             lines += ["", head]
         for layer, o in outliers:
