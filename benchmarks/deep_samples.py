@@ -60,6 +60,7 @@ CASES = {
     "L3-C3-third": (THREE.with_(readout_exponent=1 / 3), unequal(0.0), 0.05, (100, 200), None),
     "L2-C4-m2": (TWO, four([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.3], [0.2, -0.8]]), 0.1, (100, 200), THREE_CODES),
     "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
+    "relu-L2-wide": (RELU.with_(layer_sigmas=(0.8,), width_ratios=(2.0,)), BINARY, 0.05, (200,), None),
     "relu-L2-m2": (RELU, mf.class_task(targets=[[1.0, 0.2], [-1.0, 0.3]], n_samples=120), 0.05, (200, 400, 800), None),
     "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200, 400), None),
     "relu-L3-bulk": (

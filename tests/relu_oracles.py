@@ -120,7 +120,7 @@ def two_layer_violations(problem, span, s, step=0.9):
     top = math.sqrt(problem.readout_variance) * s.t @ span
     kept = np.linalg.svd(top)[1] > 0
     above = _averages(
-        top[:, kept], problem.n, problem.scale * s.d[0], 0.0 * problem.n, problem.scale * s.kernel[0], step
+        top[:, kept], problem.n, problem.scales[0] * s.d[0], 0.0 * problem.n, problem.scales[0] * s.kernel[0], step
     )
     first, second = s.outlier_activation
     # The forces of outliers: ghat_h, from h = K (n ghat_h).
@@ -129,7 +129,8 @@ def two_layer_violations(problem, span, s, step=0.9):
     for o in range(len(h)):
         if np.abs(s.outlier_field[1][o]).max() > 1e-6:
             force[o] = _force(problem, s, s.outlier_field[1][o])
-    tilde = problem.scale * (above[1][1] + force.T @ force)
+    push = problem.scales[0] / problem.ratios[0]
+    tilde = push * (above[1][1] + force.T @ force)
     output = math.sqrt(problem.readout_variance) * (span @ above[2]).T + second.T @ s.outlier_readout
     pairs = {
         "kernel 1": (below[1][0] + first.T @ first, s.kernel[0]),
@@ -137,7 +138,7 @@ def two_layer_violations(problem, span, s, step=0.9):
         "kernel 2": (above[1][0] + second.T @ second, s.kernel[1]),
         "d 2": (above[0][1], s.d[1]),
         "tilde": (tilde, s.tilde[0]),
-        "delta": (problem.scale * above[0][3], s.delta[0]),
+        "delta": (push * above[0][3], s.delta[0]),
         "outputs": (output + problem.tau * s.t, problem.y @ span.T),
     }
     return {name: float(np.abs(a - b).max() / np.abs(b).max()) for name, (a, b) in pairs.items()}
@@ -145,7 +146,7 @@ def two_layer_violations(problem, span, s, step=0.9):
 
 def _force(problem, s, b):
     """ghat_h of an outlier: the maximum over h of ghat summed, by trying which classes are on, at the kink or off."""
-    n, d, covariance = problem.n, problem.scale * s.d[0], problem.scale * s.kernel[0]
+    n, d, covariance = problem.n, problem.scales[0] * s.d[0], problem.scales[0] * s.kernel[0]
     inverse, best = np.linalg.inv(covariance), None
     for pieces in itertools.product((0, 1, 2), repeat=len(n)):  # on (delta = 0: ghat = d b^2 / 2 + b h), kink, off
         piece = np.array(pieces)
@@ -247,7 +248,8 @@ def violations_with_errors(problem, span, s, scramblings=8, log2_points=13, seed
     }
     least = 1.0
     for layer in range(1, depth):
-        last = layer == depth - 1
+        last, scale = layer == depth - 1, problem.scales[layer - 1]
+        push = scale * problem.ratios[layer] / problem.ratios[layer - 1]
         if last:
             root, delta = math.sqrt(problem.readout_variance) * s.t @ span, np.zeros(len(n))
         else:
@@ -256,7 +258,7 @@ def violations_with_errors(problem, span, s, scramblings=8, log2_points=13, seed
         spread = np.eye(root.shape[1]) + root.T @ (np.outer(n, n) * s.kernel[layer] + np.diag(n * s.d[layer])) @ root
         runs = [
             sampled_averages(
-                root, n, problem.scale * s.d[layer - 1], delta, problem.scale * s.kernel[layer - 1], spread,
+                root, n, scale * s.d[layer - 1], delta, scale * s.kernel[layer - 1], spread,
                 np.random.default_rng([seed, layer, k]), log2_points,
             )
             for k in range(scramblings)
@@ -266,8 +268,8 @@ def violations_with_errors(problem, span, s, scramblings=8, log2_points=13, seed
         name = f" {layer + 1}"
         found["kernel" + name] = _against([one[1][0] for one in runs], s.kernel[layer])
         found["d" + name] = _against([one[0][1] for one in runs], s.d[layer])
-        found[f"tilde {layer}"] = _against([problem.scale * one[1][1] for one in runs], s.tilde[layer - 1])
-        found[f"delta {layer}"] = _against([problem.scale * one[0][3] for one in runs], s.delta[layer - 1])
+        found[f"tilde {layer}"] = _against([push * one[1][1] for one in runs], s.tilde[layer - 1])
+        found[f"delta {layer}"] = _against([push * one[0][3] for one in runs], s.delta[layer - 1])
         if last:
             size = math.sqrt(problem.readout_variance)
             outputs = [size * (span @ one[2]).T + problem.tau * s.t for one in runs]

@@ -148,31 +148,33 @@ def _over_h(phi, b, n, d, inverse, spacing, near):
 
 def two_class_violations(phi, post, step=0.8, cut=26.0):
     """Largest violation of every equation of a solution of two layers and two classes with one output, relative to the
-    size of its order parameter, and Phi; variances of the prior are 1."""
+    size of its order parameter, and Phi."""
     s, task = post.solution, post.task
     n = task.fractions * task.n_samples
     readout = post.network.readout_variance(task.n_samples)
-    one = np.ones(2)
-    kernel, d, log_first = _first_layer(phi, s.tilde[0], n, 1.0, s.delta[0], step, cut)
+    scale, ratio = post.network.scales[1] ** 2, post.network.ratios[0]
+    kernel, d, log_first = _first_layer(phi, s.tilde[0], n, post.network.k, s.delta[0], step, cut)
     root = math.sqrt(readout) * s.t[:, 0]
-    squares, ones, beta_b, log_last = _second_layer(phi, root, n, s.d[0], s.kernel[0], step, cut)
+    squares, ones, beta_b, log_last = _second_layer(phi, root, n, scale * s.d[0], scale * s.kernel[0], step, cut)
     first, second = s.outlier_activation
     force = np.zeros_like(first)
     for o, z in enumerate(s.outlier_preactivation[1]):  # h = K n f and z - h = d f
         if np.abs(second[o]).max() > 1e-6:
-            force[o] = np.linalg.solve(s.kernel[0] * n + np.diag(s.d[0]), z)
-    tilde = squares[1] + force.T @ force
+            force[o] = np.linalg.solve(scale * (s.kernel[0] * n + np.diag(s.d[0])), z)
+    tilde = scale / ratio * (squares[1] + force.T @ force)
     output = math.sqrt(readout) * beta_b[:, None] + second.T @ s.outlier_readout
-    phi_value = log_first + log_last - float(n @ (s.t * task.targets).sum(axis=1)) + 0.5 * post.tau * n @ s.t[:, 0] ** 2
+    phi_value = (
+        ratio * log_first + log_last - float(n @ (s.t * task.targets).sum(axis=1)) + 0.5 * post.tau * n @ s.t[:, 0] ** 2
+    )
     own = s.d[0] * np.diag(s.tilde[0]) + s.delta[0] * (np.diag(s.kernel[0]) + s.d[0])
-    phi_value -= 0.5 * (n @ (s.tilde[0] * s.kernel[0]) @ n + n @ own)
+    phi_value -= 0.5 * ratio * (n @ (s.tilde[0] * s.kernel[0]) @ n + n @ own)
     pairs = {
         "kernel 1": (kernel + first.T @ first, s.kernel[0]),
         "d 1": (d, s.d[0]),
         "kernel 2": (squares[0] + second.T @ second, s.kernel[1]),
         "d 2": (ones[1], s.d[1]),
         "tilde": (tilde, s.tilde[0]),
-        "delta": (ones[3] * one, s.delta[0]),
+        "delta": (scale / ratio * ones[3], s.delta[0]),
         "outputs": (output + post.tau * s.t, task.targets),
         "Phi": (np.array(phi_value), np.array(s.free_energy)),
     }

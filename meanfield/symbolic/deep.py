@@ -49,6 +49,7 @@ __all__ = [
     "n",
     "of_class",
     "one_loop_equations",
+    "push",
     "q",
     "root_d",
     "saddle",
@@ -325,6 +326,11 @@ def layer_width(layer: Layer) -> sp.Symbol:
     return sp.Symbol(rf"N_{{{layer}}}", positive=True)
 
 
+def push(layer: Layer, above: Layer, layered: bool) -> sp.Expr:
+    """Factor of the averages of the layer above in the conjugates of a layer."""
+    return layer_scale(above) ** 2 * layer_width(above) / layer_width(layer) if layered else SIGMA_W**2
+
+
 def saddle_action(layered: bool = False) -> sp.Eq:
     """Phi, ln p(Y) / N; `layered`: with a width for every layer."""
     share = r"\tfrac{N_{\ell}}{N_{L}} " if layered else ""
@@ -369,8 +375,7 @@ def deep_equations(depth: int | None = None, jacobian: bool = True, layered: boo
         off, block, own = saddle("k", "delta", sp.Integer(1), layer)
         assert off.subs(e, c) == block  # one equation for both
         rows += [equation(kernel[c, e], off), equation(d[c], own)]
-        push = layer_scale(above) ** 2 * layer_width(above) / layer_width(layer) if layered else SIGMA_W**2
-        off, block, own = saddle("H", "d", push, above)
+        off, block, own = saddle("H", "d", push(layer, above, layered), above)
         assert off.subs(e, c) == block
         rows += [equation(tilde[c, e], off), equation(delta[c], own)]
     # <a g_b> + tau t = y, integrated by parts in a.

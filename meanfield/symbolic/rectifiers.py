@@ -35,8 +35,10 @@ from meanfield.symbolic.deep import (
     class_function,
     e,
     equation,
+    layer_scale,
     n,
     of_class,
+    push,
     q,
     saddle,
     saddle_action,
@@ -172,27 +174,33 @@ def _site_definitions(rectifier: bool) -> tuple[sp.Eq, ...]:
     )
 
 
-def _definitions(rectifier: bool) -> tuple[sp.Eq, ...]:
+def _definitions(rectifier: bool, layered: bool) -> tuple[sp.Eq, ...]:
+    sigma = r"\sigma_{\ell}" if layered else r"\sigma_w"
     energy = (
-        r"-\tfrac{1}{2} b^{\top} \tilde{k}_{\ell}^{-1} b - \tfrac{1}{2} h^{\top} (\sigma_w^2 \bar{K}_{\ell-1})^{-1} h"
+        rf"-\tfrac{{1}}{{2}} b^{{\top}} \tilde{{k}}_{{\ell}}^{{-1}} b"
+        rf" - \tfrac{{1}}{{2}} h^{{\top}} ({sigma}^2 \bar{{K}}_{{\ell-1}})^{{-1}} h"
         r" + \sum_{c} n_{c} \hat{g}_{c}(b_{c}, h_{c})"
     )
     gaussian_b, gaussian_h = (
         r"b \sim \mathcal{N}(0, \tilde{k}_{\ell})",
-        r"h \sim \mathcal{N}(0, \sigma_w^2 \bar{K}_{\ell-1})",
+        rf"h \sim \mathcal{{N}}(0, {sigma}^2 \bar{{K}}_{{\ell-1}})",
     )
     weight = r"\left\langle e^{\sum_{c} n_{c} g_{c}(b_{c}, h_{c})} \right\rangle"
     return (
         equation(r"Z_{\ell}", written(rf"{weight}_{{{gaussian_b}, \; {gaussian_h}}}")),
         equation(r"b^{(L)}_{c}", written(r"a \cdot t_{c}, \quad a \sim \mathcal{N}(0, s)")),
-        equation("d", written(r"\sigma_w^2 d_{\ell - 1, c}")),
+        equation("d", written(rf"{sigma}^2 d_{{\ell - 1, c}}")),
         *_site_definitions(rectifier),
         equation(r"\hat{E}_{\ell}(b, h)", written(energy)),
     )
 
 
-def rectifier_equations(depth: int | None = None, *, rectifier: bool = True) -> DeepEquations:
-    """Equations of rectifiers, or of another unbounded phi, in `depth` hidden layers, or in any number."""
+def rectifier_equations(depth: int | None = None, *, rectifier: bool = True, layered: bool = False) -> DeepEquations:
+    """Equations of rectifiers, or of another unbounded phi, in `depth` hidden layers, or in any number.
+
+    `layered`: every layer has a width N_l and a scale of its own, as in `deep.deep_equations`; fields of outliers of
+    layer l are then in units of sqrt(N_l), and Ehat is the exponent of their weight per N_l.
+    """
     layers: list[Layer] = list(range(1, depth)) if depth else [written(r"\ell")]
     upper: list[Layer] = list(range(2, depth + 1)) if depth else [written(r"\ell + 1")]
     last: Layer = depth or L
@@ -205,14 +213,14 @@ def rectifier_equations(depth: int | None = None, *, rectifier: bool = True) -> 
         off, block, own = saddle("k", "delta", sp.Integer(1), layer, _added_by_outliers(slope))
         assert sp.expand(off.subs(e, c) - block) == 0  # one equation for both
         rows += [equation(kernel[c, e], off), equation(spread[c], own)]
-        off, block, own = saddle("H", "d", SIGMA_W**2, above, _added_by_outliers(_slope("h", above)))
+        off, block, own = saddle("H", "d", push(layer, above, layered), above, _added_by_outliers(_slope("h", above)))
         assert sp.expand(off.subs(e, c) - block) == 0
         rows += [equation(tilde[c, e], off), equation(own_tilde[c], own)]
         force = sp.Sum(tilde[c, e] * SIZE[e] * slope[o, e], (e, 1, C))
         rows.append(equation(_field("b", layer)[o, c], force))
-        rows.append(equation(_field("h", above)[o, c], _field_of_class(kernel, above)))
+        rows.append(equation(_field("h", above)[o, c], _field_of_class(kernel, above, layered)))
     if depth is None:
-        rows.append(equation(_field("h", last)[o, c], _field_of_class(array_of("K", below_last), last)))
+        rows.append(equation(_field("h", last)[o, c], _field_of_class(array_of("K", below_last), last, layered)))
     readout, slope = sp.IndexedBase("a"), _slope("b", last)
     pull = SIZE[c] * slope[o, c] * T[c, q]
     rows.append(equation(_field("a", last)[o, q], READOUT_VARIANCE * sp.Sum(pull, (c, 1, C))))
@@ -222,8 +230,9 @@ def rectifier_equations(depth: int | None = None, *, rectifier: bool = True) -> 
     output += sp.Sum(_field("a", last)[o, q] * slope[o, c], (o, 1, n_out))
     rows.append(equation(Y[c, q], output + TAU * T[c, q]))
     bound = sp.Le(written(r"\hat{E}_{\ell}(b, h)"), sp.Integer(0), evaluate=False)
-    return DeepEquations(depth, saddle_action(), _definitions(rectifier), tuple(rows), (), (bound,))
+    return DeepEquations(depth, saddle_action(layered), _definitions(rectifier, layered), tuple(rows), (), (bound,))
 
 
-def _field_of_class(kernel: sp.IndexedBase, layer: Layer) -> sp.Expr:
-    return SIGMA_W**2 * sp.Sum(kernel[c, e] * SIZE[e] * _slope("h", layer)[o, e], (e, 1, C))
+def _field_of_class(kernel: sp.IndexedBase, layer: Layer, layered: bool) -> sp.Expr:
+    scale = layer_scale(layer) if layered else SIGMA_W
+    return scale**2 * sp.Sum(kernel[c, e] * SIZE[e] * _slope("h", layer)[o, e], (e, 1, C))

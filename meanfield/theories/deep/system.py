@@ -13,6 +13,7 @@ from meanfield.activations.activation import Activation
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.exchange import ExchangeLayer
 from meanfield.theories.deep.layer import Layer
+from meanfield.theories.deep.layer_scales import LayerScales
 from meanfield.theories.deep.linear import LinearLayer
 from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.products import pairs_of
@@ -35,7 +36,7 @@ MOST_FIELDS = 8  # of a layer, up to which there are lattices around peaks
 
 
 @dataclass(frozen=True, eq=False)
-class DeepProblem:
+class DeepProblem(LayerScales):
     """A deep network on a class task, as numbers.
 
     Attributes
@@ -69,16 +70,6 @@ class DeepProblem:
     scales: tuple[float, ...] = ()
     exponent: float = 1.0
     ratios: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scales", self.scales or (1.0,) * (self.depth - 1))
-        object.__setattr__(self, "ratios", self.ratios or (1.0,) * self.depth)
-
-    @property
-    def push(self) -> FloatArray:
-        """(L - 1,) factors of <g_h g_h^T> and <g_hh> of layer l + 1 in the conjugates of layer l."""
-        ratios = np.array(self.ratios)
-        return np.array(self.scales) * ratios[1:] / ratios[:-1]
 
     @property
     def n_samples(self) -> float:

@@ -81,10 +81,10 @@ class DeepTheory:
 
         if network.scaling != "non-lazy" or network.depth == 1 or not isinstance(task, ClassTask | None):
             return None
+        layered = not network.uniform
         if relu.covers(network):
             plain = network.activation.pieces is not None and network.activation.slopes == (0.0, 1.0)
-            return rectifier_equations(network.depth, rectifier=plain) if network.uniform else None
-        layered = not network.uniform
+            return rectifier_equations(network.depth, rectifier=plain, layered=layered)
         return None if network.activation.parts == "outliers" else deep_equations(network.depth, layered=layered)
 
     def division(self, network: Network, task: ClassTask | DataTask) -> Division | None:

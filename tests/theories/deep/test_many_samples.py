@@ -22,10 +22,12 @@ from meanfield.theories.deep.relu.reduction import relu_problem
 TWO = mf.class_task(targets=[[1.0, 0.2], [-0.3, 0.9]], n_samples=3000)
 
 
+@pytest.mark.parametrize("layers", [{}, {"sigma_w": 0.9, "layer_sigmas": [0.7, 1.2], "width_ratios": [2.0, 0.5]}])
 @pytest.mark.parametrize("depth", [2, 3])
-def test_derivatives_are_those_of_the_action(depth):
+def test_derivatives_are_those_of_the_action(depth, layers):
     task = mf.class_task([0.5, 0.3, 0.2], targets=[[1.0, 0.2], [-0.3, 0.9], [0.4, -0.5]], n_samples=500)
-    problem, _, _ = relu_problem(mf.Network("relu", depth), task, 0.1)
+    layers = {name: given if name == "sigma_w" else given[: depth - 1] for name, given in layers.items()}
+    problem, _, _ = relu_problem(mf.Network("relu", depth, **layers), task, 0.1)
     action = ManySamples(problem, every_word(3))
     rng = np.random.default_rng(2)
     tilt, shown = 0.3 * rng.normal(size=3), rng.uniform(0.2, 1.0, (depth, 6, 3)) * action.on
@@ -48,8 +50,8 @@ def test_without_outliers_it_is_the_gaussian_process_whose_first_layer_is_tilted
     np.testing.assert_allclose(found.kernel[0], np.outer(mean, mean), rtol=1e-8)
     np.testing.assert_allclose(found.d[0], square - mean**2, rtol=1e-8)
     rng = np.random.default_rng(3)
-    h = rng.multivariate_normal(np.zeros(2), problem.scale * found.kernel[0], 400_000)
-    phi = np.maximum(h + np.sqrt(problem.scale * found.d[0]) * rng.normal(size=(2, *h.shape)), 0.0)
+    h = rng.multivariate_normal(np.zeros(2), problem.scales[0] * found.kernel[0], 400_000)
+    phi = np.maximum(h + np.sqrt(problem.scales[0] * found.d[0]) * rng.normal(size=(2, *h.shape)), 0.0)
     between = (phi[0].T @ phi[1]) / len(h)
     np.testing.assert_allclose(found.kernel[1], between, atol=4e-3)
 

@@ -79,8 +79,8 @@ def test_two_outputs_are_certified_and_solve_the_equations_of_an_integration_of_
     found = []
     for layer in (0, 1):
         if layer:
-            root, delta, d = math.sqrt(problem.readout_variance) * s.t @ span, np.zeros(2), problem.scale * s.d[0]
-            covariance = problem.scale * s.kernel[0]
+            root, delta, d = math.sqrt(problem.readout_variance) * s.t @ span, np.zeros(2), problem.scales[0] * s.d[0]
+            covariance = problem.scales[0] * s.kernel[0]
         else:
             value, vector = np.linalg.eigh(s.tilde[0])
             root, delta = (vector * np.sqrt(value)) @ vector.T, s.delta[0]
@@ -92,8 +92,8 @@ def test_two_outputs_are_certified_and_solve_the_equations_of_an_integration_of_
     np.testing.assert_allclose(s.kernel[0], two_by_two(squares) + first.T @ first, rtol=1e-6)
     np.testing.assert_allclose(s.d[0], pairs[:, 1], rtol=1e-6)
     np.testing.assert_allclose(s.kernel[1], two_by_two(more[:3]) + second.T @ second, rtol=1e-6)
-    np.testing.assert_allclose(s.tilde[0], problem.scale * two_by_two(more[3:]), rtol=1e-5)
-    np.testing.assert_allclose(s.delta[0], problem.scale * above[:, 3], atol=1e-7)
+    np.testing.assert_allclose(s.tilde[0], problem.scales[0] * two_by_two(more[3:]), rtol=1e-5)
+    np.testing.assert_allclose(s.delta[0], problem.scales[0] * above[:, 3], atol=1e-7)
     outputs = math.sqrt(problem.readout_variance) * (span @ beta_b).T + second.T @ s.outlier_readout
     np.testing.assert_allclose(outputs + TAU * s.t, TASK.targets, atol=1e-6)
 

@@ -96,8 +96,9 @@ class ThreeSamples:
         p = self.problem
         kernel, tilde, t = (a + b for a, b in zip((self.kernel, self.tilde, self.t), change))
         one = self._log_mean(p.k * np.eye(3), 0.5 * ((self.phi_z @ tilde) * self.phi_z).sum(1))
-        two = self._log_mean(p.scale * kernel, 0.5 * p.readout_variance * (self.phi_z @ t) ** 2)
-        return one + two - 0.5 * np.trace(tilde @ kernel) - t @ p.y[self.classes, 0] + 0.5 * p.tau * t @ t
+        two = self._log_mean(p.scales[0] * kernel, 0.5 * p.readout_variance * (self.phi_z @ t) ** 2)
+        below = p.ratios[0] * (one - 0.5 * np.trace(tilde @ kernel))
+        return below + two - t @ p.y[self.classes, 0] + 0.5 * p.tau * t @ t
 
     def second(self, first, second, step=2e-3):
         signs = ((1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -105,8 +106,10 @@ class ThreeSamples:
         return sum(ends) / (4.0 * step**2)
 
 
-def test_perturbations_of_samples_of_one_class():
-    problem = ReluProblem(2, np.array([2.0, 1.0]), np.array([[1.0], [-0.4]]), 0.3, 0.7, 0.8, 1.3)
+@pytest.mark.parametrize("ratio", [1.0, 2.5])
+def test_perturbations_of_samples_of_one_class(ratio):
+    n, y = np.array([2.0, 1.0]), np.array([[1.0], [-0.4]])
+    problem = ReluProblem(2, n, y, 0.3, 0.7, 0.8, (1.3,), ratios=(ratio, 1.0))
     order = ReluOrder(
         np.array([[[0.5, 0.2], [0.2, 0.4]]]), np.array([[0.4, 0.3]]), np.array([[[0.25, -0.1], [-0.1, 0.2]]]),
         np.array([[-0.3, -0.2]]), np.array([[0.4], [-0.3]]), np.zeros((1, 0, 2)), np.zeros((0, 1)),
@@ -164,7 +167,7 @@ class OneLayer:
 
 @pytest.fixture(scope="module")
 def one_layer():
-    problem = ReluProblem(1, np.array([3.0, 2.0]), np.array([[1.0], [-0.4]]), 0.2, 0.5, 0.8, 1.0, width=300.0)
+    problem = ReluProblem(1, np.array([3.0, 2.0]), np.array([[1.0], [-0.4]]), 0.2, 0.5, 0.8, width=300.0)
     sizes = np.array([6.0, 7.0])
     order = ReluOrder(
         np.zeros((0, 2, 2)), np.zeros((0, 2)), np.zeros((0, 2, 2)), np.zeros((0, 2)), np.array([[0.5], [-0.7]]),

@@ -115,6 +115,6 @@ def test_with_kernels_eliminated_it_is_the_total_derivative(name):
         return condensed(setting, above(setting, "10")[0]).gain
 
     setting = bare.full.setting(bare.order(x, FINE), layer)
-    change = setting_change(bare.order(x, FINE), moved, layer, problem.readout_variance, problem.scale)
+    change = setting_change(bare.order(x, FINE), moved, layer, problem.readout_variance, problem.into(layer))
     found = gain_change(setting, above(setting, "10")[0], change)
     np.testing.assert_allclose(found, differences(lambda z: np.array([gain(z)]), x)[0], rtol=1e-4, atol=1e-6)

@@ -184,8 +184,8 @@ def _lazy(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArray,
                     raise BulkDiverges("near to condensing.")
                 if layer:
                     found = system.full.layer(order, layer, ROUGH)
-                    order.tilde[layer - 1] = problem.scale * found.h_h
-                    order.delta[layer - 1] = problem.scale * found.hh
+                    order.tilde[layer - 1] = problem.push[layer - 1] * found.h_h
+                    order.delta[layer - 1] = problem.push[layer - 1] * found.hh
             x = system.pack(order)
             point = _targets(problem, 0.0, report).corrected(system, x, math.log(scale), None, None, 25)
             if point is not None:

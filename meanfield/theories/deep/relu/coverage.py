@@ -29,8 +29,6 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
         return Elsewhere("deep networks of rectifiers are solved on class tasks only")
     if network.scaling != "non-lazy":
         return Elsewhere("the network is lazy")
-    if not network.uniform:
-        return "deep networks of rectifiers are solved with one width and one scale of the weights of all layers"
     if math.isinf(task.n_samples):
         return "deep networks of rectifiers are solved at a finite n_samples"
     targets = np.unique(task.targets, axis=0)

@@ -79,8 +79,9 @@ def separated(system: ReluSystem, x: FloatArray) -> None:
     ------
     ConvergenceError
     """
-    order, width = system.unpack(x), system.problem.width
+    order = system.unpack(x)
     for layer in range(system.problem.depth):
+        width = system.problem.width_of(layer)
         barrier = system.layer(order, layer, FINE).barrier
         if barrier <= math.log(width):
             raise ConvergenceError(

@@ -119,16 +119,17 @@ def _without(place: _Place) -> tuple[ReluSystem, FloatArray]:
 def _linear(problem: ReluProblem) -> ReluOrder:
     """The solution of the linear network, on the prior kernels of phi."""
     slope = problem.phi.slope
-    scales = [problem.scale] * (problem.depth - 1)
-    kernel, d, t = linear_order(problem.n, problem.y, problem.readout_variance, problem.k, scales, slope)
+    kernel, d, t = linear_order(
+        problem.n, problem.y, problem.readout_variance, problem.k, problem.scales, slope, problem.ratios
+    )
     prior = prior_kernels(problem)
     order = problem.nothing(2 ** len(problem.n) - 2)
     root = np.sqrt(problem.n)
     both = np.outer(root, root)
-    learned = both * kernel[0] / d[0, 0]  # K~_l K_l is the same in all layers
+    learned = problem.ratios[0] * both * kernel[0] / d[0, 0]  # N_l K~_l K_l is the same in all layers
     for layer in range(problem.depth - 1):
         whole = both * kernel[layer] + np.diag(d[layer])
-        tilde = np.linalg.solve(whole, learned) / both
+        tilde = np.linalg.solve(whole, learned) / both / problem.ratios[layer]
         order.tilde[layer] = 0.49 * (tilde + tilde.T)
         # Beside the linear network it is positive in all directions: of a singular one Newton's steps are not.
         order.tilde[layer] += _LEAST * np.linalg.eigvalsh(order.tilde[layer])[-1] * np.eye(len(problem.n))

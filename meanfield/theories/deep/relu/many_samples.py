@@ -75,12 +75,12 @@ class _Parts:
 class ManySamples:
     """-Phi of a problem of max(z, 0) to leading order in the number of samples, and its minima.
 
-        sum_c n_c (b_c m_c - g(b_c)) + sum_o [n.phi^2 / 2k + sum_l z^T (sigma^2 (Kbar_{l-1} + d_{l-1} / n))^{-1} z / 2]
-        + y^T (s Kbar_L + (s d_L + tau) / n)^{-1} y / 2
+        r_1 sum_c n_c (b_c m_c - g(b_c)) + y^T (s Kbar_L + (s d_L + tau) / n)^{-1} y / 2
+        + sum_o [r_1 n.phi^2 / 2k + sum_l r_l z^T (sigma_l^2 (Kbar_{l-1} + d_{l-1} / n))^{-1} z / 2],
 
-    with m = g'(b) and d_1 = g''(b) of the first layer's bulk, Kbar_1 = m m^T + sum_o phi phi^T, and above it
-    Kbar_l that of Gaussian preactivations and its outliers; phi = max(z, 0), and z <= 0 on classes that a word leaves
-    out is where it costs least.
+    r_l = N_l / N, with m = g'(b) and d_1 = g''(b) of the first layer's bulk, Kbar_1 = m m^T + sum_o phi phi^T, and
+    above it Kbar_l that of Gaussian preactivations and its outliers; phi = max(z, 0), and z <= 0 on classes that a word
+    leaves out is where it costs least.
     """
 
     def __init__(self, problem: ReluProblem, words: tuple[str, ...]) -> None:
@@ -96,14 +96,15 @@ class ManySamples:
         p, depth, s = self.problem, self.problem.depth, self.problem.readout_variance
         g, mean, d, third = _tilted(tilt, p)
         kernel = np.outer(mean, mean) + activation[0].T @ activation[0]
-        total = float(p.n @ (tilt * mean - g) + 0.5 * (activation[0] ** 2 @ p.n).sum() / p.k)
+        r = p.ratios
+        total = r[0] * float(p.n @ (tilt * mean - g) + 0.5 * (activation[0] ** 2 @ p.n).sum() / p.k)
         kernels, ds, bulks, forces = [kernel], [d], [], []
         for layer in range(1, depth):
-            inverse = np.linalg.inv(p.scale * (kernel + np.diag(d / p.n)))
+            inverse = np.linalg.inv(p.into(layer) * (kernel + np.diag(d / p.n)))
             pairs = [_preactivation(z, on, inverse) for z, on in zip(activation[layer], self.on)]
             force = np.array([pair[1] for pair in pairs]).reshape(activation[layer].shape)
-            total += 0.5 * float(sum(z @ pull for z, pull in pairs))
-            bulk = _prior(p.scale * kernel, p.scale * d)
+            total += 0.5 * r[layer] * float(sum(z @ pull for z, pull in pairs))
+            bulk = _prior(p.into(layer) * kernel, p.into(layer) * d)
             kernel, d = bulk.between + activation[layer].T @ activation[layer], bulk.beyond
             bulks.append(bulk)
             forces.append(force)
@@ -117,16 +118,16 @@ class ManySamples:
         by_kernels, by_ds = [by_kernel], [by_d]
         for layer in range(depth - 1, 0, -1):
             bulk, force = bulks[layer - 1], forces[layer - 1]
-            by_activation[layer] = 2.0 * activation[layer] @ by_kernel + force
+            by_activation[layer] = 2.0 * activation[layer] @ by_kernel + r[layer] * force
             seen = by_kernel - np.diag(by_d)
             by_variance = 2.0 * (seen * bulk.by_variance).sum(axis=1) + 0.5 * by_d
-            of_force = -0.5 * force.T @ force
-            by_kernel = p.scale * (seen * bulk.by_covariance + np.diag(by_variance) + of_force)
-            by_d = p.scale * (by_variance + np.diag(of_force) / p.n)
+            of_force = -0.5 * r[layer] * force.T @ force
+            by_kernel = p.into(layer) * (seen * bulk.by_covariance + np.diag(by_variance) + of_force)
+            by_d = p.into(layer) * (by_variance + np.diag(of_force) / p.n)
             by_kernels.insert(0, by_kernel)
             by_ds.insert(0, by_d)
-        by_activation[0] = 2.0 * activation[0] @ by_kernel + p.n * activation[0] / p.k
-        by_tilt = 2.0 * (by_kernel @ mean) * ds[0] + by_d * third + p.n * tilt * ds[0]
+        by_activation[0] = 2.0 * activation[0] @ by_kernel + r[0] * p.n * activation[0] / p.k
+        by_tilt = 2.0 * (by_kernel @ mean) * ds[0] + by_d * third + r[0] * p.n * tilt * ds[0]
         found = np.where(self._free, by_activation, 0.0)
         return _Parts(total, by_tilt, found, kernels, ds, by_kernels, by_ds, pull / p.n[:, None])
 
@@ -158,7 +159,7 @@ class ManySamples:
         order = replace(p.nothing(len(self.words)), t=found.t)
         for layer in range(n_lower):
             order.kernel[layer], order.d[layer] = found.kernel[layer], found.d[layer]
-            by_kernel, by_d = found.by_kernel[layer], found.by_d[layer]
+            by_kernel, by_d = found.by_kernel[layer] / p.ratios[layer], found.by_d[layer] / p.ratios[layer]
             tilde = -2.0 * by_kernel / np.outer(n, n)
             np.fill_diagonal(tilde, 2.0 * (by_d - np.diag(by_kernel)) / (n * n - n))
             value, vector = np.linalg.eigh(tilde)
@@ -331,7 +332,7 @@ def _given_room(
 def _ask_delta(full: ReluSystem, start: ReluOrder) -> None:
     """Fills in the delta~ that the layers above ask for, from the last one down."""
     for layer in range(full.problem.depth - 1, 0, -1):
-        start.delta[layer - 1] = full.problem.scale * full.layer(start, layer, ROUGH).hh
+        start.delta[layer - 1] = full.problem.push[layer - 1] * full.layer(start, layer, ROUGH).hh
 
 
 def _matched(full: ReluSystem, start: ReluOrder, present: BoolArray, order: ReluOrder) -> ReluOrder:

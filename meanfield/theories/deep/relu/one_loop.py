@@ -110,7 +110,15 @@ class ReluLoop:
         p = system.problem
         self.system, self.width, self.unseen = system, p.width, unseen
         self.problem = DeepProblem(
-            activation("relu"), p.depth, p.n, p.y, p.tau, p.readout_variance, k=p.k, scales=(p.scale,) * (p.depth - 1)
+            activation("relu"),
+            p.depth,
+            p.n,
+            p.y,
+            p.tau,
+            p.readout_variance,
+            k=p.k,
+            scales=p.scales,
+            ratios=p.ratios,
         )
         self.distinct, self.symmetric = System(self.problem, distinct=True), System(self.problem)
         self._memory: OrderedDict[tuple[object, ...], Totals] = OrderedDict()
@@ -118,10 +126,11 @@ class ReluLoop:
         self.rays: list[list[_Ray]] = []
         lengths = np.zeros((p.depth, len(system.words)))
         for layer in range(p.depth):
-            setting, outliers = system.setting(order, layer), math.sqrt(p.width) * order.outliers(layer)
+            width = p.width_of(layer)
+            setting, outliers = system.setting(order, layer), math.sqrt(width) * order.outliers(layer)
             lengths[layer] = np.where(exist(order.outliers(layer)), np.linalg.norm(outliers, axis=1), 0.0)
             outliers = outliers[lengths[layer] > 0.0]
-            ends = outliers if len(outliers) else _tails(setting, p.width)
+            ends = outliers if len(outliers) else _tails(setting, width)
             far = _FARTHER * max(float(np.abs(condensed(setting, beta).h).max()) for beta in ends)
             far += _BEYOND * math.sqrt(float(np.diag(setting.covariance).max()))
             own = np.sqrt(np.diag(setting.covariance) + setting.d)
@@ -195,7 +204,8 @@ class ReluLoop:
         setting = ReluSetting(root, p.n, d, delta, covariance)
         products = RayProducts(n_classes, True, top, setting.has_fields, True)
         readout = 0.0 if source is None else source.readout
-        bulk, share = self.bulks[layer], 1.0 - len(self.rays[layer]) / self.width
+        width = self.width * p.ratios[layer]
+        bulk, share = self.bulks[layer], 1.0 - len(self.rays[layer]) / width
         beta = bulk.nodes.beta
         nodes = bulk.nodes.times(0.5 * readout * (beta**2).sum(axis=1))
         total = self._total(nodes, beta @ root.T, beta, setting, products, tilde, bulk.reach)
@@ -212,8 +222,8 @@ class ReluLoop:
                 0.5 * readout * (beta**2).sum(axis=1) - 0.5 * size**2 - 0.5 * math.log(2.0 * math.pi)
             )
             total = self._total(nodes, b, beta, setting, products, tilde, ray.reach)
-            parts.append((1.0 / self.width, total.averages(products)))
-            square += float(np.trace(total.twice[:, :, products.one])) / float(total.plain[products.one]) / self.width
+            parts.append((1.0 / width, total.averages(products)))
+            square += float(np.trace(total.twice[:, :, products.one])) / float(total.plain[products.one]) / width
             slope, twice, cross = _along(products, total, push, ray.unit)
             slopes.append(slope - (1.0 - readout) * size)
             along.append(twice - 1.0 + readout)

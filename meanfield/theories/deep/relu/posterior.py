@@ -26,6 +26,7 @@ from meanfield.theories.deep.relu.outlier import NO_ACTIVATION, condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.solution import ReluSolution
+from meanfield.theories.deep.relu.start import prior_variances
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.validation import FloatArray, IntArray, read_only
@@ -76,7 +77,8 @@ class ReluPosterior(LayeredPosterior):
         layer = self._layer(layer) - 1
         s, top = self.solution, layer == self.network.depth - 1
         mean = s.bulk_activation[layer]
-        prior = self._reduced[0].phi.mean(self.network.k)
+        problem = self._reduced[0]
+        prior = problem.phi.mean(prior_variances(problem)[layer])
         variance = np.maximum(np.diag(s.bulk_kernel[layer]) + s.d[layer] - mean**2, 0.0)
         return Code(
             "".join("1" if value > prior else "0" for value in mean), 1.0,
@@ -241,7 +243,8 @@ class ReluPosterior(LayeredPosterior):
         ]
         outliers = [(layer, o) for layer in range(1, self.network.depth + 1) for o in self.layer_outliers(layer)]
         if outliers:
-            head = "outliers in units of sqrt(N) (readout, below the last layer the conjugate field | activation)"
+            unit = "sqrt(N)" if self.network.uniform else "sqrt(N_l)"
+            head = f"outliers in units of {unit} (readout, below the last layer the conjugate field | activation)"
             lines += ["", head]
         for layer, o in outliers:
             lines.append(f"layer {layer}  {o.label} {number_row(o.readout)} | {number_row(o.activation)}")

@@ -22,11 +22,11 @@ def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[ReluPro
     # Without loss of generality: the signs of the basis are those that make its largest entries positive.
     span = span * np.sign(span[np.abs(span).argmax(axis=0), np.arange(span.shape[1])])
     y = found.y @ span
-    scale = found.scales[0] if found.scales else 1.0  # one layer has none above it
     phi = nonlinearity_of(network.activation)
     if phi is None:
         raise ValueError(f"{network.activation.name} is not covered.")
     problem = ReluProblem(
-        found.depth, found.n, y, tau, found.readout_variance, found.k, scale, exponent=network.beta, phi=phi
+        found.depth, found.n, y, tau, found.readout_variance, found.k, found.scales, exponent=network.beta, phi=phi,
+        ratios=found.ratios,
     )  # fmt: skip
     return problem, members.index, span

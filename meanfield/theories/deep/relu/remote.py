@@ -127,7 +127,7 @@ def remote_modes(system: ReluSystem, x: FloatArray, rule: ReluRule) -> tuple[lis
             activation, force = correction(setting, beta, distance)
             if layer:
                 both = np.outer(force, found.force)
-                added.tilde[layer - 1] += problem.scale * (both + both.T)
+                added.tilde[layer - 1] += problem.push[layer - 1] * (both + both.T)
             added.outliers(layer)[o] += (setting.n * activation) @ setting.root
             last = layer == problem.depth - 1
             if last:

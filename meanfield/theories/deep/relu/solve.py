@@ -362,10 +362,13 @@ def _solution(
         notes.append("second derivatives are too rough here to say whether the second-order check passes")
     elif curvature.known:
         notes += curvature.said()
-    barrier = arrays["barrier"]
-    if barrier.min() < math.log(problem.width) if math.isfinite(problem.width) else False:
+    width, barrier = min(
+        ((problem.width_of(i), float(one)) for i, one in enumerate(arrays["barrier"])),
+        key=lambda one: one[1] - math.log(one[0]) if math.isfinite(one[0]) else math.inf,
+    )
+    if math.isfinite(width) and barrier < math.log(width):
         notes.append(
-            f"at N = {problem.width:g} bulk and outliers are not separated (barrier {barrier.min():.1f} below ln N): "
+            f"at N = {width:g} bulk and outliers are not separated (barrier {barrier:.1f} below ln N): "
             "one outlier per code and layer is a qualitative picture"
         )
     return ReluSolution(

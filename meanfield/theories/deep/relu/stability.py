@@ -2,7 +2,7 @@
 
 Outliers are constraints Ehat <= 0 on the minimum over conjugates and t. With them the equations are the stationarity of
 
-    Lambda(x, beta) = Phi_bulk(x) + sum_{l, o} Ehat(beta_o; x),
+    Lambda(x, beta) = Phi_bulk(x) + sum_{l, o} (N_l / N) Ehat(beta_o; x),
 
 in which the squared length of beta_o is a multiplier (Ehat is homogeneous of degree two) and its direction a maximum.
 Over z = (K~, delta~, t; beta) the Hessian of Lambda therefore has as many negative eigenvalues as there are coordinates
@@ -46,7 +46,7 @@ def gradient(system: ReluSystem, x: FloatArray, rule: ReluRule) -> FloatArray:
 
 def _in_metric(system: ReluSystem, apart: ReluOrder) -> FloatArray:
     """Differences between both sides of the equations, each with the derivative of Phi that it stands for."""
-    n = system.problem.n
+    n, ratios = system.problem.n, system.problem.ratios
     partner = {
         "kernel": ("tilde", "delta"),
         "d": ("tilde", "delta"),
@@ -66,7 +66,8 @@ def _in_metric(system: ReluSystem, apart: ReluOrder) -> FloatArray:
         else:
             slope = getattr(apart, name)
             slope = slope if layer < 0 else slope[layer]
-        parts.append(unit * (basis.reshape(len(basis), slope.size) @ slope.ravel()))
+        weight = unit * ratios[layer]
+        parts.append(weight * (basis.reshape(len(basis), slope.size) @ slope.ravel()))
     return np.concatenate(parts)
 
 
@@ -85,7 +86,7 @@ def _at_fixed_outliers(system: ReluSystem, order: ReluOrder) -> FloatArray:
             mixed = pushed.reshape(len(outliers), len(setting.n)).T @ outliers
             if mixed.any():
                 slope = solve_continuous_lyapunov(setting.root, 0.5 * (mixed + mixed.T)) - 0.5 * pushed.T @ pushed
-        parts.append(unit * (basis.reshape(len(basis), slope.size) @ slope.ravel()))
+        parts.append(unit * system.problem.ratios[layer] * (basis.reshape(len(basis), slope.size) @ slope.ravel()))
     return np.concatenate(parts)
 
 

@@ -15,7 +15,7 @@ from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.validation import FloatArray
 
-__all__ = ["chain_start"]
+__all__ = ["chain_start", "prior_kernels", "prior_variances"]
 
 _ROUNDS = 6
 _CLIMB = 40
@@ -26,11 +26,17 @@ _ROOM = 0.93  # largest gain of a code that is not condensed
 def prior_kernels(problem: ReluProblem) -> list[tuple[float, float]]:
     """Kernel between samples, and what the diagonal has beyond, of every layer under the prior."""
     variance, covariance, found = problem.k, 0.0, []
-    for _ in range(problem.depth):
+    for scale in (*problem.scales, math.nan):
         off, whole = problem.phi.second_moments(variance, covariance)
         found.append((off, whole - off))
-        variance, covariance = problem.scale * whole, problem.scale * off
+        variance, covariance = scale * whole, scale * off
     return found
+
+
+def prior_variances(problem: ReluProblem) -> list[float]:
+    """Of a preactivation of every layer under the prior."""
+    below = prior_kernels(problem)[:-1]
+    return [problem.k, *(scale * (off + own) for scale, (off, own) in zip(problem.scales, below))]
 
 
 def chain_start(problem: ReluProblem, words: tuple[str, ...], condensed_part: float) -> ReluOrder:
@@ -48,10 +54,10 @@ def chain_start(problem: ReluProblem, words: tuple[str, ...], condensed_part: fl
     delta = np.zeros((depth - 1, n_classes))
     lower = np.zeros((depth - 1, len(words), n_classes))
     for layer in range(depth - 1):
-        inverse = np.linalg.inv(problem.scale * kernel[layer])
+        inverse = np.linalg.inv(problem.scales[layer] * kernel[layer])
         for c in range(n_classes):
             pull = inverse[:, c] * math.sqrt(lengths[c, layer + 1]) / problem.n
-            tilde[layer] += problem.scale * np.outer(pull, pull)
+            tilde[layer] += problem.push[layer] * np.outer(pull, pull)
         tilde[layer] *= 1.2  # the bulk pulls, too
         delta[layer] = -1.0 / problem.n_samples
         value, vector = np.linalg.eigh(tilde[layer])
@@ -136,12 +142,12 @@ def _chain(problem: ReluProblem, prior: list[tuple[float, float]], c: int, targe
 
     def cost(log_length: FloatArray) -> float:
         length = np.exp(np.clip(log_length, -40.0, 40.0))
-        total = n * length[0] / problem.k + target**2 / (problem.readout_variance * length[-1])
+        total = problem.ratios[0] * n * length[0] / problem.k + target**2 / (problem.readout_variance * length[-1])
         for layer in range(1, depth):
             base = prior[layer - 1][0]
             own = base + length[layer - 1]
             alone = own if n_classes == 1 else own - (n_classes - 1) * base**2 / (own + (n_classes - 2) * base)
-            total += length[layer] / (problem.scale * alone)
+            total += problem.ratios[layer] * length[layer] / (problem.scales[layer - 1] * alone)
         return float(total)
 
     return np.asarray(np.exp(minimize(cost, np.log(np.full(depth, 0.3)), method="Nelder-Mead").x))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.numerics.limits import check_time
+from meanfield.theories.deep.layer_scales import LayerScales
 from meanfield.theories.deep.relu.average import FINE, FINE_WIDE, ReluAverages, ReluRule, bulk, slab
 from meanfield.theories.deep.relu.coordinates import Block, ReluOrder, add_blocks, directions, packed, packed_changes
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, Nonlinearity
@@ -31,7 +32,7 @@ _KEPT = 64  # averages that are remembered
 
 
 @dataclass(frozen=True, eq=False)
-class ReluProblem:
+class ReluProblem(LayerScales):
     """A deep network of rectifiers on a class task, as numbers.
 
     Attributes
@@ -46,13 +47,15 @@ class ReluProblem:
         s.
     k : float
         Variance of a preactivation of the first layer.
-    scale : float
-        sigma^2 of the weights above it.
+    scales : (L - 1,) tuple of float
+        sigma^2 of the weights above it, layer by layer.
     width : float
-        N; infinite for the limit.
+        N of the last layer; infinite for the limit.
     exponent : float
         beta of s = sigma_a^2 / P^beta.
     phi : Nonlinearity
+    ratios : (L,) tuple of float
+        Widths N_l of the layers in units of N. Outliers of layer l are in units of sqrt(N_l).
     """
 
     depth: int
@@ -61,14 +64,23 @@ class ReluProblem:
     tau: float
     readout_variance: float
     k: float
-    scale: float
+    scales: tuple[float, ...] = ()
     width: float = math.inf
     exponent: float = 1.0
     phi: Nonlinearity = RECTIFIER
+    ratios: tuple[float, ...] = ()
 
     @property
     def n_samples(self) -> float:
         return float(self.n.sum())
+
+    def into(self, layer: int) -> float:
+        """sigma^2 of the weights from the layer below; the first one has none."""
+        return self.scales[layer - 1] if layer else 1.0
+
+    def width_of(self, layer: int) -> float:
+        """N_l."""
+        return self.width * self.ratios[layer]
 
     def at(self, n_samples: float) -> ReluProblem:
         """With other numbers of samples in the same proportions."""
@@ -180,7 +192,7 @@ class ReluSystem:
         if layer == 0:
             d, covariance = np.full(n_classes, problem.k), np.zeros((n_classes, n_classes))
         else:
-            d, covariance = problem.scale * order.d[layer - 1], problem.scale * order.kernel[layer - 1]
+            d, covariance = problem.into(layer) * order.d[layer - 1], problem.into(layer) * order.kernel[layer - 1]
         return ReluSetting(root, problem.n, d, delta, covariance, problem.phi, self._sizes[layer])
 
     def fine_rule(self, order: ReluOrder) -> ReluRule:
@@ -200,8 +212,11 @@ class ReluSystem:
             self._memory.move_to_end(key)
             return self._memory[key]
         check_time()
-        average = self._limit if math.isinf(self.problem.width) else self._finite
-        found = average(setting, outliers, rule)
+        width = self.problem.width_of(layer)
+        if math.isinf(width):
+            found = self._limit(setting, outliers, rule)
+        else:
+            found = self._finite(setting, outliers, rule, width)
         self._memory[key] = found
         if len(self._memory) > _KEPT:
             self._memory.popitem(last=False)
@@ -221,8 +236,8 @@ class ReluSystem:
             math.inf,
         )  # fmt: skip
 
-    def _finite(self, setting: ReluSetting, outliers: FloatArray, rule: ReluRule) -> Layered:
-        width, kept = self.problem.width, exist(outliers)
+    def _finite(self, setting: ReluSetting, outliers: FloatArray, rule: ReluRule, width: float) -> Layered:
+        kept = exist(outliers)
         share = 1.0 - kept.sum() / width
         inner = bulk(setting, rule, math.sqrt(width) * outliers[kept], False)
         parts = [slab(setting, math.sqrt(width) * beta, rule) for beta in outliers[kept]]
@@ -261,8 +276,8 @@ class ReluSystem:
         return ReluOrder(
             np.array([layers[i].b_b for i in range(depth - 1)]).reshape(order.kernel.shape),
             np.array([layers[i].bb for i in range(depth - 1)]).reshape(order.d.shape),
-            np.array([problem.scale * layers[i + 1].h_h for i in range(depth - 1)]).reshape(order.tilde.shape),
-            np.array([problem.scale * layers[i + 1].hh for i in range(depth - 1)]).reshape(order.delta.shape),
+            np.array([problem.push[i] * layers[i + 1].h_h for i in range(depth - 1)]).reshape(order.tilde.shape),
+            np.array([problem.push[i] * layers[i + 1].hh for i in range(depth - 1)]).reshape(order.delta.shape),
             order.t + output + problem.tau * order.t - problem.y,
             np.array(lower).reshape(shape),
             self._push(order, depth - 1, layers[-1]),
@@ -309,11 +324,12 @@ class ReluSystem:
         for layer in range(depth):
             check_time()
             seen = replace(moved, kernel=kernel, d=d) if averaged else moved
-            way = setting_change(order, seen, layer, problem.readout_variance, problem.scale)
+            way = setting_change(order, seen, layer, problem.readout_variance, problem.into(layer))
             here = moved.top if layer == depth - 1 else moved.lower[:, layer]
             found = layer_change(self.setting(order, layer), order.outliers(layer), way, here, rule)
             if layer:
-                tilde[:, layer - 1], delta[:, layer - 1] = problem.scale * found.h_h, problem.scale * found.hh
+                push = problem.push[layer - 1]
+                tilde[:, layer - 1], delta[:, layer - 1] = push * found.h_h, push * found.hh
             if layer < depth - 1:
                 kernel[:, layer], d[:, layer], lower[:, layer] = found.b_b, found.bb, found.push
             else:
@@ -340,10 +356,11 @@ class ReluSystem:
         problem, order, n = self.problem, self.unpack(x), self.problem.n
         total = float(-n @ (order.t * problem.y).sum(1) + 0.5 * problem.tau * n @ (order.t**2).sum(1))
         for layer in range(problem.depth):
-            total += self.layer(order, layer, rule).log_z
+            ratio = problem.ratios[layer]
+            total += ratio * self.layer(order, layer, rule).log_z
             if layer == problem.depth - 1:
                 continue
             kernel, d, tilde, delta = (getattr(order, name)[layer] for name in ("kernel", "d", "tilde", "delta"))
             own = n * (d * np.diag(tilde) + delta * (np.diag(kernel) + d))
-            total -= 0.5 * (float(n @ (tilde * kernel) @ n) + float(own.sum()))
+            total -= 0.5 * ratio * (float(n @ (tilde * kernel) @ n) + float(own.sum()))
         return total

@@ -173,7 +173,7 @@ class Walk:
         system, order = point.system, point.order
         problem = system.problem
         setting = system.full.setting(order, layer)
-        change = setting_change(order, point.moved, layer, problem.readout_variance, problem.scale)
+        change = setting_change(order, point.moved, layer, problem.readout_variance, problem.into(layer))
 
         def gain(other: BareSystem) -> FloatArray:
             return np.array(condensed(other.full.setting(other.order(point.x, ROUGH), layer), beta).gain)
