@@ -183,10 +183,18 @@ def test_expression_of_a_user():
 
 
 @pytest.mark.parametrize(
-    ("phi", "free_energy"), [(leaky(0.3), -10.195855717), (ELU, -9.232068343)], ids=["leaky ReLU", "ELU"]
-)
+    ("phi", "free_energy"),
+    [
+        (leaky(0.3), -10.195855717), (ELU, -9.232068343), (mf.activation("relu"), -10.945535089),
+        (mf.activation("softplus"), -11.246251745),
+    ],
+    ids=["leaky ReLU", "ELU", "ReLU", "softplus"],
+)  # fmt: skip
 def test_a_class_whose_target_is_zero(phi, free_energy):
+    """It is silenced: its t is negative where that of the other is positive, and nothing condenses on it."""
     post = solved(phi, task=ZERO)
+    assert post.solution.t[0, 0] > 0.0 > post.solution.t[1, 0]
+    assert {outlier.label for outlier in post.outliers} <= {"1-0"}
     assert post.status == "optimal"
     assert post.free_energy == pytest.approx(free_energy, abs=1e-7)
     assert max(two_class_violations(phi, post).values()) < 1e-7

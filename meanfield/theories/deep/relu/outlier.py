@@ -21,6 +21,7 @@ __all__ = ["Condensed", "above", "classes_on", "climbed", "condensed", "summits"
 
 _RANDOM_DIRECTIONS = 2000
 _CLIMB = 200
+_NOT_ACTIVE = 1e-12  # of the largest activation
 
 
 class Condensed(NamedTuple):
@@ -45,8 +46,9 @@ class Condensed(NamedTuple):
 
     @property
     def word(self) -> str:
-        """The code word of the classes on which it is active."""
-        return "".join("1" if value > 0.0 else "0" for value in self.activation)
+        """The code word of the classes on which it is active, more than rounding makes where nothing drives a class."""
+        least = _NOT_ACTIVE * self.activation.max()
+        return "".join("1" if value > least else "0" for value in self.activation)
 
 
 def classes_on(word: Iterable[str]) -> BoolArray:
