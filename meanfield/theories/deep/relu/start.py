@@ -42,7 +42,7 @@ def chain_start(problem: ReluProblem, words: tuple[str, ...], condensed_part: fl
     depth, (n_classes, q) = problem.depth, problem.y.shape
     prior = prior_kernels(problem)
     size = np.linalg.norm(problem.y, axis=1)
-    shown = np.flatnonzero(size > 0.0)
+    shown = [int(c) for c in np.flatnonzero(size > 0.0)]
     lengths = np.zeros((n_classes, depth))
     for c in shown:
         lengths[c] = _chain(problem, prior, c, condensed_part * size[c])
@@ -52,7 +52,7 @@ def chain_start(problem: ReluProblem, words: tuple[str, ...], condensed_part: fl
     t = np.zeros((n_classes, q))
     t[shown] = condensed_part * problem.y[shown] / (s * problem.n[shown] * lengths[shown, -1])[:, None]
     response = s * (kernel[-1] * problem.n + np.diag(d[-1])) + problem.tau * np.eye(n_classes)
-    for c in np.flatnonzero(size == 0.0):
+    for c in set(range(n_classes)) - set(shown):
         t[c] = -(response[c] @ t) / response[c, c]
     tilde = np.zeros((depth - 1, n_classes, n_classes))
     delta = np.zeros((depth - 1, n_classes))
