@@ -1,4 +1,4 @@
-"""The saddle equations of two layers of rectifiers, integrated with NumPy alone: no line is shared with the solver."""
+"""The saddle equations of layers of rectifiers, integrated with NumPy alone: no line is shared with the solver."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import log_ndtr, ndtri
 from scipy.stats import chi2, qmc
 
-__all__ = ["plain_site", "sampled_averages", "two_layer_violations", "violations_with_errors"]
+__all__ = ["plain_site", "plain_violations", "sampled_averages", "violations_with_errors"]
 
 _CUT = 26.0  # ln of the weight below which nodes of beta are left out
 _FREEDOM = 6.0  # of the Student laws that points are drawn from
@@ -112,52 +112,64 @@ def _averages(root, n, d, delta, covariance, step):
     )  # fmt: skip
 
 
-def two_layer_violations(problem, span, s, step=0.9):
-    """Largest violation of every equation of a solution of two layers, relative to the size of its order parameter."""
-    value, vector = np.linalg.eigh(s.tilde[0])
-    root = (vector * np.sqrt(value)) @ vector.T
-    below = _averages(root, problem.n, np.full(len(problem.n), problem.k), s.delta[0], None, step)
-    top = math.sqrt(problem.readout_variance) * s.t @ span
-    kept = np.linalg.svd(top)[1] > 0
-    above = _averages(
-        top[:, kept], problem.n, problem.scales[0] * s.d[0], 0.0 * problem.n, problem.scales[0] * s.kernel[0], step
-    )
-    first, second = s.outlier_activation
-    # The forces of outliers: ghat_h, from h = K (n ghat_h).
-    h = s.outlier_preactivation[1]
-    force = np.zeros_like(h)
-    for o in range(len(h)):
-        if np.abs(s.outlier_field[1][o]).max() > 1e-6:
-            force[o] = _force(problem, s, s.outlier_field[1][o])
-    push = problem.scales[0] / problem.ratios[0]
-    tilde = push * (above[1][1] + force.T @ force)
-    output = math.sqrt(problem.readout_variance) * (span @ above[2]).T + second.T @ s.outlier_readout
-    pairs = {
-        "kernel 1": (below[1][0] + first.T @ first, s.kernel[0]),
-        "d 1": (below[0][1], s.d[0]),
-        "kernel 2": (above[1][0] + second.T @ second, s.kernel[1]),
-        "d 2": (above[0][1], s.d[1]),
-        "tilde": (tilde, s.tilde[0]),
-        "delta": (push * above[0][3], s.delta[0]),
-        "outputs": (output + problem.tau * s.t, problem.y @ span.T),
-    }
-    return {name: float(np.abs(a - b).max() / np.abs(b).max()) for name, (a, b) in pairs.items()}
+def plain_violations(problem, span, s, step=0.9):
+    """Largest violation of every equation of a solution, relative to the size of its order parameter: all layers on
+    plain lattices, and outliers from their fields."""
+    n, depth, found = problem.n, len(s.kernel), {}
+    for layer in range(depth):
+        last = layer == depth - 1
+        scale = problem.into(layer)
+        push = problem.push[layer - 1] if layer else 1.0
+        d, covariance = (scale * s.d[layer - 1], scale * s.kernel[layer - 1]) if layer else (
+            np.full(len(n), problem.k), None
+        )  # fmt: skip
+        if last:
+            root, delta = math.sqrt(problem.readout_variance) * s.t @ span, 0.0 * n
+            root = root[:, np.linalg.svd(root)[1] > 0]
+        else:
+            value, vector = np.linalg.eigh(s.tilde[layer])
+            root, delta = (vector * np.sqrt(np.maximum(value, 0.0))) @ vector.T, s.delta[layer]
+        one, squares, beta_b = _averages(root, n, d, delta, covariance, step)
+        fields = [b if np.abs(b).max() > 1e-6 else 0.0 * b for b in s.outlier_field[layer]]
+        pushes = np.array([_outlier(b, n, d, delta, covariance) for b in fields])  # (o, 2, C)
+        activation, force = pushes[:, 0], pushes[:, 1]
+        pairs = {
+            "activation": (activation, s.outlier_activation[layer]),
+            "kernel": (squares[0] + activation.T @ activation, s.kernel[layer]),
+            "d": (one[1], s.d[layer]),
+        }
+        if last:
+            output = math.sqrt(problem.readout_variance) * (span @ beta_b).T + activation.T @ s.outlier_readout
+            pairs["outputs"] = output + problem.tau * s.t, problem.y @ span.T
+        else:  # an outlier's own field is what all of its activations ask for
+            pairs["field"] = (n * activation) @ s.tilde[layer], np.array(fields)
+        if layer:
+            pairs["tilde below"] = push * (squares[1] + force.T @ force), s.tilde[layer - 1]
+            pairs["delta below"] = push * one[3], s.delta[layer - 1]
+        for name, (a, b) in pairs.items():
+            size = max(float(np.abs(b).max()), 1e-3) if name in ("activation", "field") else float(np.abs(b).max())
+            found[f"{name}, layer {layer + 1}"] = float(np.abs(a - b).max()) / size
+    return found
 
 
-def _force(problem, s, b):
-    """ghat_h of an outlier: the maximum over h of ghat summed, by trying which classes are on, at the kink or off."""
-    n, d, covariance = problem.n, problem.scales[0] * s.d[0], problem.scales[0] * s.kernel[0]
+def _outlier(b, n, d, delta, covariance):
+    """ghat_b and ghat_h of an outlier: the maximum over h of ghat summed, by trying which classes are on, at the kink
+    or off."""
+    grown = d / (1.0 - delta * d)
+    if covariance is None:
+        return np.maximum(grown * b, 0.0), 0.0 * b
     inverse, best = np.linalg.inv(covariance), None
-    for pieces in itertools.product((0, 1, 2), repeat=len(n)):  # on (delta = 0: ghat = d b^2 / 2 + b h), kink, off
-        piece = np.array(pieces)
-        h = np.linalg.solve(inverse + np.diag(np.where(piece == 1, n / d, 0.0)), np.where(piece == 0, n * b, 0.0))
-        on = 0.5 * d * b**2 + b * h
-        kink = -(np.maximum(h, 0.0) ** 2) / (2.0 * d)
-        use = (d * b + h > 0.0) & (on > kink)
-        value = n @ np.where(use, on, kink) - 0.5 * h @ inverse @ h
+    for pieces in itertools.product((0, 1, 2), repeat=len(n)):
+        on, kink = (np.array(pieces) == k for k in (0, 1))
+        matrix = inverse + np.diag(np.where(kink, n / d, 0.0) + np.where(on, n * (1.0 - grown / d) / d, 0.0))
+        h = np.linalg.solve(matrix, np.where(on, n * grown / d * b, 0.0))
+        z = grown * (b + h / d)
+        high, low = 0.5 * z**2 / grown - 0.5 * h**2 / d, -(np.maximum(h, 0.0) ** 2) / (2.0 * d)
+        above = (z > 0.0) & (high > low)
+        value = n @ np.where(above, high, low) - 0.5 * h @ inverse @ h
         if best is None or value > best[0]:
-            best = value, np.where(use, b, -np.maximum(h, 0.0) / d)
-    return best[1]
+            best = value, np.where(above, z, 0.0), np.where(above, z - h, -np.maximum(h, 0.0)) / d
+    return best[1:]
 
 
 def sampled_averages(root, n, d, delta, covariance, spread, rng, log2_points=13):

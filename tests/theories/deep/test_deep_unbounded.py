@@ -19,6 +19,7 @@ from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, nonlinearity_of
 from meanfield.theories.deep.relu.outlier import above, condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.remote import correction
+from meanfield.theories.deep.relu.retraction import retracted
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.system import ReluSystem
 
@@ -184,10 +185,18 @@ def test_expression_of_a_user():
 
 
 @pytest.mark.parametrize(
-    ("phi", "free_energy"), [(leaky(0.3), -10.195855717), (ELU, -9.232068343)], ids=["leaky ReLU", "ELU"]
-)
+    ("phi", "free_energy"),
+    [
+        (leaky(0.3), -10.195855717), (ELU, -9.232068343), (mf.activation("relu"), -10.945535089),
+        (mf.activation("softplus"), -11.246251745),
+    ],
+    ids=["leaky ReLU", "ELU", "ReLU", "softplus"],
+)  # fmt: skip
 def test_a_class_whose_target_is_zero(phi, free_energy):
+    """It is silenced: its t is negative where that of the other is positive, and nothing condenses on it."""
     post = solved(phi, task=ZERO)
+    assert post.solution.t[0, 0] > 0.0 > post.solution.t[1, 0]
+    assert {outlier.label for outlier in post.outliers} <= {"1-0"}
     assert post.status == "optimal"
     assert post.free_energy == pytest.approx(free_energy, abs=1e-7)
     assert max(two_class_violations(phi, post).values()) < 1e-7
@@ -263,6 +272,25 @@ def test_seeds_lie_along_rays_until_the_weight_ends(leaky_third):
     assert sizes.max() == pytest.approx(math.sqrt(60.0 / (1.0 - found.gain)), rel=0.15)
     rectifier = first_layer("relu", solved("relu"))
     assert distant(rectifier, np.zeros((0, 2)), 30.0) is None
+
+
+def test_a_step_keeps_modes_below_gain_one(leaky_third):
+    """And agrees with the straight one to first order; where the derivative crosses 1 there is none."""
+    system, order = leaky_third._system
+    x = system.pack(order)
+    longer = system.unpack(x)
+    longer.tilde[0] *= 1.0 + 0.999 * (1.0 / above(system.setting(order, 0), "10")[1].gain - 1.0)
+    change = system.pack(longer) - x
+
+    def end(size):
+        return retracted(lambda along: (system, x + along * size * change))
+
+    off = [np.linalg.norm(end(size) - x - size * change) for size in (0.4, 0.2)]
+    assert 0.0 < off[1] < 0.35 * off[0]
+    gain = above(system.setting(system.unpack(end(0.99)), 0), "10")[1].gain
+    assert 1.0 - gain == pytest.approx((1.0 - above(system.setting(order, 0), "10")[1].gain) / 1.99, rel=0.02)
+    with pytest.raises(BulkDiverges):
+        end(1.1)
 
 
 def test_which_weights_have_an_end(softplus):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from relu_oracles import two_layer_violations, violations_with_errors
+from relu_oracles import plain_violations, violations_with_errors
 
 import meanfield as mf
 from meanfield.numerics.limits import OutOfTime, time_limit
@@ -47,7 +47,7 @@ def test_solutions_solve_the_equations_of_another_integration(name):
     assert post.status == "optimal"
     problem, index, span = relu_problem(network, task, tau)
     np.testing.assert_array_equal(index, np.arange(task.n_classes))
-    found = two_layer_violations(problem, span, post.solution)
+    found = plain_violations(problem, span, post.solution)
     assert max(found.values()) < 1e-6, found
     for field, wanted in zip(post.solution.outlier_field, codes):
         there = {word for word, b in zip(post.solution.patterns, field) if np.abs(b).max() > 1e-6}

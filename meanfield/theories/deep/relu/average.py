@@ -39,6 +39,7 @@ _MARGIN = 12
 _ON_THE_WAY = 20.0  # ln of the weight up to which lattices are cut there
 _MOST_SITES = 1_000_000_000  # numbers of the tables of sites, of which few are touched
 _BLUR = 1e-3  # of d / n: smallest variance of a class field on rough lattices
+_NEAR = 10.0  # distance from which second moments weigh a mode more than the middle: lattices are cut later for it
 _UNNOTICED = 1e-5  # gain of a direction that rough lattices leave out
 
 
@@ -208,7 +209,8 @@ def _average(
     seeds = np.zeros((0, q + p))
     if remote is not None and len(remote[0]):
         seeds = np.hstack([remote[0], remote[1] @ setting.inverse @ u]) if p else np.ascontiguousarray(remote[0])
-    farthest = _REACH[q] if p else _FIELDLESS_REACH
+    farthest, numbers = _REACH[q] if p else _FIELDLESS_REACH, np.array(rule)
+    numbers[-2] += 2.0 * math.log(max(1.0, float(np.linalg.norm(seeds[:, :q], axis=1).max(initial=0.0)) / _NEAR))
     while True:
         changes[:] = 0.0
         half_b = reach if q <= 1 else math.ceil(1.2 * reach / rule.table) + _MARGIN
@@ -217,7 +219,7 @@ def _average(
         total, log_z, status, counts = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta,
             setting.phi.numbers, u, spread, lines, kind, reach, np.array([half_b, half_m, half_h]),
-            _centres(setting, spread, lines, kind, half_b, seeds, remote, rule), ends, seeds, np.array(rule), most,
+            _centres(setting, spread, lines, kind, half_b, seeds, remote, rule), ends, seeds, numbers, most,
             changes, stop_word(),
         )  # fmt: skip
         nodes = int(counts[0])

@@ -7,6 +7,8 @@ form, and nothing condenses.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +21,7 @@ from meanfield.theories.deep.relu.distant import ended
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import above
 from meanfield.theories.deep.relu.remote import condenses
+from meanfield.theories.deep.relu.retraction import retracted
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.start import prior_kernels
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
@@ -33,7 +36,8 @@ _NEWTON = 12
 _NEAR = 0.9  # gain from which a code may become an outlier
 _FAR = 0.995  # gain from which a mode of the bulk that does not condense may be further away than lattices reach
 _BORN = (0.5, 0.2)  # whitened lengths that are tried
-_DIFFERENCE, _FARTHEST = 1e-4, 0.05  # of lambda: of its differences, and a step of Newton where a code condenses
+_DIFFERENCE = 2e-5  # of lambda: what modes have is exponential in it, and not linear over longer ones
+_FARTHEST = 0.05  # a step of Newton in lambda where a code condenses
 _ROUNDING = 1e-5  # of the gain of an outlier on the way
 _LEAST = 0.01  # of the largest eigenvalue of a conjugate, where it starts
 _KEPT = 0.3  # of the smallest eigenvalue of a conjugate, over a step
@@ -168,11 +172,18 @@ def _next(problem: ReluProblem, place: _Place, at: float, report: Report) -> _Pl
         slope = _slope(problem, place, x)
     except (BulkDiverges, np.linalg.LinAlgError):
         return None
-    order = system.unpack(x + (at - place.at) * slope)
-    for tilde, old in zip(order.tilde, place.order.tilde):  # positive, however near to zero it is in some direction
-        value, vector = np.linalg.eigh(tilde)
-        tilde[:] = (vector * np.maximum(value, _KEPT * np.linalg.eigvalsh(old)[0])) @ vector.T
-    found = _solved(system, order, at, report)
+
+    def path(along: float) -> tuple[ReluSystem, FloatArray]:
+        step = along * (at - place.at)
+        return ReluSystem(_at(problem, place.at + step), system.words, system.present), x + step * slope
+
+    found = None
+    with suppress(BulkDiverges):
+        order = system.unpack(retracted(path))
+        for tilde, old in zip(order.tilde, place.order.tilde):  # positive, however near to zero in some direction
+            value, vector = np.linalg.eigh(tilde)
+            tilde[:] = (vector * np.maximum(value, _KEPT * np.linalg.eigvalsh(old)[0])) @ vector.T
+        found = _solved(system, order, at, report)
     if found is not None:
         gone = _vanished(found)
         return found if gone is None else _solved(gone, found.order, at, report)
@@ -205,10 +216,18 @@ def _next(problem: ReluProblem, place: _Place, at: float, report: Report) -> _Pl
 
 def _slope(problem: ReluProblem, place: _Place, x: FloatArray) -> FloatArray:
     """dx / dlambda along the branch."""
-    r = place.system.residual(x, COARSE)
-    beside = ReluSystem(_at(problem, place.at + _DIFFERENCE), place.system.words, place.system.present)
-    by_at = (beside.residual(x, COARSE) - r) / _DIFFERENCE
-    return np.asarray(np.linalg.solve(place.system.jacobian(x, ROUGH, r), -by_at))
+
+    def system_at(at: float) -> ReluSystem:
+        return ReluSystem(_at(problem, at), place.system.words, place.system.present)
+
+    by_x = place.system.jacobian(x, ROUGH, x)
+    return np.asarray(np.linalg.solve(by_x, -_by_at(system_at, place.at, x)))
+
+
+def _by_at(system_at: Callable[[float], ReluSystem], at: float, x: FloatArray) -> FloatArray:
+    """Derivative of the residual by lambda."""
+    ends = [system_at(at + sign * _DIFFERENCE).residual(x, COARSE) for sign in (1.0, -1.0)]
+    return np.asarray((ends[0] - ends[1]) / (2.0 * _DIFFERENCE))
 
 
 def _born(problem: ReluProblem, place: _Place, present: BoolArray, o: int, layer: int, report: Report) -> _Place | None:
@@ -236,8 +255,7 @@ def _born(problem: ReluProblem, place: _Place, present: BoolArray, o: int, layer
                 fine = not _missing(system, order) and _vanished(_Place(system, order, at)) is None
                 return _Place(system, order, at) if fine else None
             by_x = system.jacobian(x, ROUGH, r)
-            by_at = (system_at(at + _DIFFERENCE).residual(x, COARSE) - r) / _DIFFERENCE
-            whole = np.block([[by_x, by_at[:, None]], [held, np.zeros(1)]])
+            whole = np.block([[by_x, _by_at(system_at, at, x)[:, None]], [held, np.zeros(1)]])
             step = np.linalg.solve(whole, np.append(-r, 0.0))
             part = min(1.0, _FARTHEST / max(abs(float(step[-1])), 1e-300))
             for _ in range(6):

@@ -34,6 +34,7 @@ _RANDOM_DIRECTIONS = 2000
 _CLIMB = 200
 # Whitened length |beta| of an outlier, and its activation, both in units of sqrt(N), below which there is none.
 NO_LENGTH, NO_ACTIVATION = 1e-6, 1e-6
+_NOT_ACTIVE = 1e-12  # of the largest activation
 
 
 class Condensed(NamedTuple):
@@ -58,8 +59,9 @@ class Condensed(NamedTuple):
 
     @property
     def word(self) -> str:
-        """The code word of the classes on which it is active."""
-        return "".join("1" if value > 0.0 else "0" for value in self.activation)
+        """The code word of the classes on which it is active, more than rounding makes where nothing drives a class."""
+        least = _NOT_ACTIVE * self.activation.max()
+        return "".join("1" if value > least else "0" for value in self.activation)
 
 
 def exist(outliers: FloatArray) -> BoolArray:

@@ -304,9 +304,11 @@ def _hopeful(
 
 
 def _planted(problem: ReluProblem) -> tuple[ReluSystem, FloatArray]:
-    """One outlier per class and layer, where they carry much of the targets; those of t = 0 are none."""
+    """One outlier per layer and class with a target, where they carry much of the targets; those of t = 0 are none."""
     n_classes = len(problem.n)
-    words = tuple("".join("1" if c == o else "0" for c in range(n_classes)) for o in range(n_classes))
+    words = tuple(
+        "".join("1" if c == o else "0" for c in range(n_classes)) for o in np.flatnonzero(problem.y.any(axis=1))
+    )
     system = ReluSystem(problem, words)
     return system, system.pack(chain_start(problem, words, _CONDENSED))
 

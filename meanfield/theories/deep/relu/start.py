@@ -20,6 +20,7 @@ __all__ = ["chain_start", "prior_kernels", "prior_variances"]
 _ROUNDS = 6
 _CLIMB = 40
 _COMMON = (0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 1.0, 1.05)
+_QUIET = 1.5  # by which conjugates of a class without a target grow, in squares, until outliers leave it out
 _ROOM = 0.93  # largest gain of a code that is not condensed
 
 
@@ -40,22 +41,31 @@ def prior_variances(problem: ReluProblem) -> list[float]:
 
 
 def chain_start(problem: ReluProblem, words: tuple[str, ...], condensed_part: float) -> ReluOrder:
-    """Order parameters of outliers that carry `condensed_part` of each target, class by class."""
+    """Order parameters of outliers that carry `condensed_part` of each target, class by class.
+
+    A class of target zero has none: its t makes its outputs vanish, and its conjugates are those of K^{-1} h.
+    """
     depth, (n_classes, q) = problem.depth, problem.y.shape
     prior = prior_kernels(problem)
     size = np.linalg.norm(problem.y, axis=1)
-    lengths = np.array([_chain(problem, prior, c, condensed_part * size[c]) for c in range(n_classes)])  # (C, L)
+    shown = [int(c) for c in np.flatnonzero(size > 0.0)]
+    lengths = np.zeros((n_classes, depth))
+    for c in shown:
+        lengths[c] = _chain(problem, prior, c, condensed_part * size[c])
     kernel = np.array([prior[i][0] + np.diag(lengths[:, i]) for i in range(depth)])
     d = np.array([np.full(n_classes, prior[i][1]) for i in range(depth)])
     s = problem.readout_variance
-    amplitude = condensed_part * size / (s * problem.n * lengths[:, -1])  # |t|
-    t = amplitude[:, None] * problem.y / size[:, None]
+    t = np.zeros((n_classes, q))
+    t[shown] = condensed_part * problem.y[shown] / (s * problem.n[shown] * lengths[shown, -1])[:, None]
+    response = s * (kernel[-1] * problem.n + np.diag(d[-1])) + problem.tau * np.eye(n_classes)
+    for c in set(range(n_classes)) - set(shown):
+        t[c] = -(response[c] @ t) / response[c, c]
     tilde = np.zeros((depth - 1, n_classes, n_classes))
     delta = np.zeros((depth - 1, n_classes))
     lower = np.zeros((depth - 1, len(words), n_classes))
     for layer in range(depth - 1):
         inverse = np.linalg.inv(problem.scales[layer] * kernel[layer])
-        for c in range(n_classes):
+        for c in shown:
             pull = inverse[:, c] * math.sqrt(lengths[c, layer + 1]) / problem.n
             tilde[layer] += problem.push[layer] * np.outer(pull, pull)
         tilde[layer] *= 1.2  # the bulk pulls, too
@@ -109,15 +119,20 @@ def _other_codes(setting: ReluSetting, words: tuple[str, ...]) -> float:
 
 
 def _scaled(system: ReluSystem, order: ReluOrder, layer: int, lengths: FloatArray) -> ReluOrder:
-    """Conjugates scaled class by class until the gain of every outlier is 1."""
+    """Conjugates scaled class by class until the gain of every outlier is 1 and none is active on other classes."""
     outliers = np.array(order.outliers(layer))
     for _ in range(_ROUNDS):
         setting = system.setting(order, layer)
         gains = np.ones(len(setting.n))
+        silent = ~np.any([classes_on(word) for word in system.words], axis=0)
+        for c in np.flatnonzero(silent):
+            own = above(setting, np.where(np.arange(len(silent)) == c, "1", "0"), _CLIMB)[1]
+            gains[c] = max(own.gain / _ROOM, 1.0)
         for o, word in enumerate(system.words):
             on = classes_on(word)
             beta, found = above(setting, word, _CLIMB)
             gains[on] *= found.gain
+            gains[silent & classes_on(found.word)] /= _QUIET
             size = math.sqrt(float(lengths[on, layer].sum()) / max(float((found.activation**2).sum()), 1e-300))
             outliers[o] = size * beta
         if layer == len(order.kernel):
