@@ -61,11 +61,6 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
             )
         return None
     problem = problem_of(network, task, tau)[0]
-    if problem.n.min() < 1.0 - _ONE:
-        return (
-            f"a class has to have at least one sample, and n_samples={task.n_samples:g} leaves {problem.n.min():.3g} "
-            "for one of them; give more samples, or other fractions"
-        )
     if linear:
         return None
     if np.any(np.abs(problem.n - 1.0) < _ONE):  # Z depends on Kbar + d and k~ + delta of such a class alone
