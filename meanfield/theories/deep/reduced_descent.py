@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAST", "End", "descend", "descents"]
 
-# eps, of the mean eigenvalue of H, and delta, of the square of the largest |phi| times sigma_a^2.
-_SMOOTH = ((1e-1, 1e-2), (1e-2, 1e-3), (1e-3, 1e-5), (1e-6, 1e-6), (1e-12, 1e-8))
+# eps, of the mean eigenvalue of H at first, and delta, of the square of the largest |phi| times sigma_a^2. eps is the last
+# to fall: fields of no extent are a minimum of their own without it.
+_SMOOTH = ((1e-1, 1e-2), (1e-2, 1e-4), (1e-2, 1e-6), (1e-4, 1e-7), (1e-7, 1e-8), (1e-12, 1e-8))
 _STEPS = 300  # of each
 _STARTS = 14
 _MOST_CODES = 16
@@ -77,11 +78,13 @@ def descend(reduction: Reduction, field: FloatArray, weight: FloatArray, fine: b
     """
     shape, cost = field.shape, _Cost(reduction)
     x = np.concatenate([field.ravel(), np.log(weight / weight.sum())])
+    size = cost.size(field, weight / weight.sum())
     for eps, delta in _SMOOTH[-2 if fine else 0 :]:
         check_time()
         try:
-            eps = eps * cost.size(x, shape)
-            x = minimize(cost, x, args=(shape, eps, delta), jac=True, method="BFGS", options={"maxiter": _STEPS}).x
+            x = minimize(
+                cost, x, args=(shape, eps * size, delta), jac=True, method="BFGS", options={"maxiter": _STEPS}
+            ).x
         except (NotCovered, np.linalg.LinAlgError):
             return None
         if not np.isfinite(x).all():
@@ -122,18 +125,17 @@ class _Cost:
         weight = np.exp(log - log.max())
         return field, weight / weight.sum()
 
-    def size(self, x: FloatArray, shape: tuple[int, ...]) -> float:
+    def size(self, field: FloatArray, weight: FloatArray) -> float:
         """Mean eigenvalue of H / Gamma."""
-        field, weight = self.split(x, shape)
         w = self.reduction.root_field(field)
-        return float(weight @ (w**2).sum(axis=1)) / (shape[1] * self.reduction.gamma)
+        return float(weight @ (w**2).sum(axis=1)) / (field.shape[1] * self.reduction.gamma)
 
     def __call__(self, x: FloatArray, shape: tuple[int, ...], eps: float, delta: float) -> tuple[float, FloatArray]:
         reduction, depth = self.reduction, self.depth
         field, weight = self.split(x, shape)
         w = reduction.root_field(field)
         values, vectors = np.linalg.eigh((w.T * weight) @ w / reduction.gamma)
-        values = np.maximum(values, 0.0) + max(eps, 1e-300)
+        values = np.maximum(values, 0.0) + eps
         force = (vectors * values ** (1.0 / depth - 1.0)) @ vectors.T / reduction.gamma  # 2 d cost / dH
         mean, slope, _ = reduction.mean(field)
         kernel = self.variance * (mean.T * weight) @ mean + delta * self.square * np.eye(shape[1])
