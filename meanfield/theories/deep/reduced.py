@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares, minimize
 
 from meanfield.numerics.limits import check_time
-from meanfield.theories.deep.reduced_descent import LEAST, End, descend, descents
+from meanfield.theories.deep.reduced_descent import LEAST, SAME, End, descend, descents
 from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.saturated import largest_entropy
 from meanfield.theories.deep.site import noisy_means
 from meanfield.theories.deep.start import prior_kernels, saturated_weights
 from meanfield.theories.deep.system import DeepProblem
@@ -32,7 +34,9 @@ _MOST_MORE = 4
 _LIGHT = 0.003  # weight that a code begins with
 _HIGHER = 1e-9  # in E, of a code that was left out
 _NARROW = 1e-3  # second moment of fields in a direction that may be none, of the largest
-_MOST_STEPS = 100
+_NO_FIELD = 1e-7  # where there is none but for rounding
+_EXACT: dict[str, Any] = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "max_nfev": 100}
+_EQUAL = 1e-8  # in E, of codes that may share their weights
 _LOWER = 1e-5  # relative, in the cost of another end that is looked at
 _SOLVED = 1e-8
 _STEP = 1.5e-8  # of differences, relative to unknowns beyond 1
@@ -60,6 +64,8 @@ class Reduced:
         Largest violation of the conditions above.
     excess : float
         How much higher E is at other maxima; at most rounding where the codes are the global maximisers.
+    nullity : int
+        Dimension of the family of weights that are equally good; the ones reported have the largest entropy.
     """
 
     field: FloatArray
@@ -72,12 +78,13 @@ class Reduced:
     objective: float
     residual: float
     excess: float
+    nullity: int = 0
 
 
-def reduced_solve(problem: DeepProblem) -> Reduced:
-    """Solve the reduced problem of a problem whose n are the fractions p_c, at any tau."""
+def reduced_solve(problem: DeepProblem, starts: int = 14) -> Reduced:
+    """Solve the reduced problem of a problem whose n are the fractions p_c, at any tau, from so many random starts."""
     reduction = Reduction(problem)
-    found = reduction.solve()
+    found = reduction.solve(starts)
     return _with_mirror_images(found) if reduction.odd else found
 
 
@@ -200,7 +207,7 @@ class Reduction:
         found = self.conditions(np.vstack([u, moved]), chart)
         return np.asarray((found[1:] - found[0]).T / step)
 
-    def solve(self) -> Reduced:
+    def solve(self, starts: int) -> Reduced:
         """Descents of the cost of a law of codes, the lowest first, polished by least squares until one is a solution.
 
         R is concave in X and codes may span few directions, so that several sets of codes may satisfy all conditions.
@@ -208,29 +215,29 @@ class Reduction:
         words, weight = saturated_weights(self.problem)
         if self.odd:  # the mirror image of word i is word -1 - i
             words, weight = words[: len(words) // 2], 2.0 * weight[: len(weight) // 2]
-        ends, found = descents(self, words, weight), list[Reduced]()
+        ends, found = descents(self, words, weight, starts), list[tuple[Reduced, FloatArray]]()
         if not ends:
-            raise NotCovered("the reduced problem of many samples was not solved: the numbers do not bear a descent")
+            raise NotCovered("no descent led to codes that make the targets: the reduced problem was not solved")
         least = ends[0].cost
         for end in ends[:_MOST_SETS]:
-            if any(self.solves(one) and -one.objective <= end.cost * (1.0 + _LOWER) for one in found):
+            if any(self.solves(one) and -one.objective <= end.cost * (1.0 + _LOWER) for one, _ in found):
                 break
-            result, other = self.polished(end, words)
-            found.append(result)
+            result, others = self.polished(end, words)
+            found.append((result, others))
             for _ in range(_MOST_MORE):  # codes that lower the cost to first order
-                if other is None:
+                if not (len(others) and result.excess > _HIGHER):
                     break
-                field, shares = np.vstack([result.field, other]), np.append(np.maximum(result.weight, LEAST), _LIGHT)
+                field, shares = np.vstack([result.field, others[:1]]), np.append(result.weight.clip(LEAST), _LIGHT)
                 again = descend(self, field, shares, fine=True)
                 if again is None or again.cost >= -result.objective - _HIGHER:
                     break
                 least = min(least, again.cost)
-                result, other = self.polished(again, words)
-                found.append(result)
-        good = [one for one in found if self.solves(one)]
+                result, others = self.polished(again, words)
+                found.append((result, others))
+        good = [one for one in found if self.solves(one[0])]
         if not good:
-            return min(found, key=lambda one: (one.residual, one.excess))
-        best = max(good, key=lambda one: one.objective)
+            return min((one for one, _ in found), key=lambda one: (one.residual, one.excess))
+        best = self.spread_out(*max(good, key=lambda one: one[0].objective), words)
         missed = -best.objective - least
         return replace(best, excess=max(best.excess, missed)) if missed > _LOWER * abs(least) else best
 
@@ -238,28 +245,47 @@ class Reduction:
         """Whether all conditions hold."""
         return result.residual < _SOLVED and float(result.weight.min()) > -1e-9 and result.excess < _HIGHER
 
-    def polished(self, end: End, words: FloatArray) -> tuple[Reduced, FloatArray | None]:
+    def spread_out(self, found: Reduced, others: FloatArray, words: FloatArray) -> Reduced:
+        """Of all weights of codes of the same E that make the same outputs and H, those of largest entropy."""
+        field = np.vstack([found.field, others])
+        weight = np.append(found.weight.clip(0.0), np.zeros(len(others)))
+        w, a = self.root_field(field), self.problem.readout_variance * (self.mean(field)[0] * self.p) @ found.t
+        made = self.mean(field)[0][:, :, None] * a[:, None], w[:, :, None] * w[:, None]
+        rows = np.vstack([*(one.reshape(len(field), -1).T for one in made), np.ones(len(field))])
+        rank = int(np.linalg.matrix_rank(rows, tol=1e-8 * np.abs(rows).max()))
+        if rank == len(field):
+            return found
+        end = End(-found.objective, found.t, field, largest_entropy(rows, weight))
+        kappa = found.kappa[-1] * np.outer(self.root_p, self.root_p)
+        spread, _ = self.along(end, int(np.linalg.matrix_rank(kappa, tol=1e-9 * np.abs(kappa).max())), words)
+        return replace(spread if self.solves(spread) else found, nullity=len(field) - rank)
+
+    def polished(self, end: End, words: FloatArray) -> tuple[Reduced, FloatArray]:
         """Where least squares lead from the end of a descent, as `report` has it.
 
         Directions that its fields hardly span are left out, as many as lead to a solution.
         """
-        values = np.linalg.eigvalsh((self.root_field(end.field).T * end.weight) @ self.root_field(end.field))[::-1]
-        ranks = [r for r in range(1, len(values)) if values[r] < _NARROW * values[0] <= _NARROW * 1e3 * values[r - 1]]
-        exact = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "max_nfev": _MOST_STEPS}
-        tried = []
-        for rank in ranks or [len(values)]:
-            chart = Chart(self, end, rank)
-            solved = least_squares(self.conditions, chart.start(end), jac=self.slopes, args=(chart,), **exact)
-            tried.append((float(np.abs(solved.fun).max()), solved.x, chart))
-            if tried[-1][0] < _SOLVED:
+        w = self.root_field(end.field)
+        values = np.append(np.linalg.eigvalsh((w.T * end.weight) @ w)[::-1], 0.0)
+        real, slight = values > _NO_FIELD * values[0], values < _NARROW * values[0]
+        best: tuple[Reduced, FloatArray] | None = None
+        for rank in (np.flatnonzero(real[:-1] & slight[1:]) + 1).tolist() or [1]:
+            found = self.along(end, rank, words)
+            if best is None or (self.solves(found[0]), -found[0].residual) > (self.solves(best[0]), -best[0].residual):
+                best = found
+            if self.solves(best[0]) and -best[0].objective <= end.cost * (1.0 + _LOWER):
                 break
-        residual, u, chart = min(tried, key=lambda one: one[0])
-        return self.report(u, chart, residual, words)
+        assert best is not None
+        return best
 
-    def report(
-        self, u: FloatArray, chart: Chart, residual: float, words: FloatArray
-    ) -> tuple[Reduced, FloatArray | None]:
-        """The solution of a set of codes, and the fields of a higher maximum of E, if there is one.
+    def along(self, end: End, rank: int, words: FloatArray) -> tuple[Reduced, FloatArray]:
+        """The same of fields that span `rank` directions."""
+        chart = Chart(self, end, rank)
+        solved = least_squares(self.conditions, chart.start(end), jac=self.slopes, args=(chart,), **_EXACT)
+        return self.report(solved.x, chart, float(np.abs(solved.fun).max()), words)
+
+    def report(self, u: FloatArray, chart: Chart, residual: float, words: FloatArray) -> tuple[Reduced, FloatArray]:
+        """The solution of a set of codes, and the fields (k, C) of other maxima of E that are no lower, highest first.
 
         Fields outside of what the codes span cost an infinite amount to first order (R^(1/L) of a new direction): E is
         maximised over those inside, and over a field that all classes share where the prior has one.
@@ -276,14 +302,17 @@ class Reduction:
             value, slope, *_ = self.energy(t, (v @ basis)[None], inverse)
             return -float(value[0]), -(basis @ slope[0])
 
-        top, other = -math.inf, np.empty(0)
+        level, top = float(energy.max()), -math.inf
+        maxima: list[tuple[float, FloatArray]] = []
         for word in words if residual < _WORTH else ():
             for size in (0.5, 1.5):
                 where = np.linalg.lstsq(basis.T, size * np.sign(word - self.middle), rcond=None)[0]
                 at = minimize(lost, where, jac=True)
-                if -at.fun > top:
-                    top, other = float(-at.fun), at.x @ basis
-        excess = top - float(energy.max()) if residual < _WORTH else math.inf
+                top = max(top, -float(at.fun))
+                if -at.fun > level - _EQUAL * max(1.0, abs(level)):
+                    maxima.append((-float(at.fun), least_squares(lambda v: lost(v)[1], at.x, **_EXACT).x @ basis))
+        maxima.sort(key=lambda one: -one[0])
+        excess = top - level if residual < _WORTH else math.inf
         excess = max(excess, self.bends(slope, weight, frame))
         mean, _, variance = self.mean(h)
         values, vectors = (part[..., -chart.rank :] for part in np.linalg.eigh(x / self.gamma))
@@ -293,9 +322,19 @@ class Reduction:
             block = self.gammas[layer - 1] * (vectors * power) @ vectors.T
             lower.append(block / np.outer(self.root_p, self.root_p))
         penalty = 0.5 * (depth - 1) * float((np.maximum(values, 0.0) ** (1.0 / (depth - 1))).sum())
-        objective = float(energy.max()) - float(self.p @ (t * self.problem.y).sum(axis=1)) - penalty
+        objective = level - float(self.p @ (t * self.problem.y).sum(axis=1)) - penalty
         found = Reduced(h, mean, variance, weight, a, t, np.array(lower), objective, residual, excess)
-        return found, other if _HIGHER < excess < math.inf else None
+        return found, self.others(h, np.array([one for _, one in maxima]).reshape(-1, len(self.p)))
+
+    def others(self, known: FloatArray, field: FloatArray) -> FloatArray:
+        """Those fields that have other activations than the ones known, and than each other."""
+        phi, size = self.problem.phi, len(known)
+        for one in field:
+            mean = self.mean(np.vstack([known, one[None], -one[None]]))[0]
+            apart = np.abs(mean[:-2, None] - mean[-2 : None if self.odd else -1]).max(axis=2)
+            if apart.min() > SAME * (phi.supremum - phi.infimum):
+                known = np.vstack([known, one[None]])
+        return known[size:]
 
     def bends(self, gradient: FloatArray, weight: FloatArray, frame: FloatArray) -> float:
         """What fields gain to first order by leaving the directions that they span, at most 0: at L = 2 they cost the

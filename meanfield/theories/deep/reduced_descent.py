@@ -25,16 +25,15 @@ from meanfield.validation import FloatArray
 if TYPE_CHECKING:
     from meanfield.theories.deep.reduced import Reduction
 
-__all__ = ["LEAST", "End", "descend", "descents"]
+__all__ = ["LEAST", "SAME", "End", "descend", "descents"]
 
-# eps, of the mean eigenvalue of H at first, and delta, of the square of the largest |phi| times sigma_a^2. eps is the last
-# to fall: fields of no extent are a minimum of their own without it.
+# eps, of the mean eigenvalue of H at first, and delta, of the square of the largest |phi| times sigma_a^2. eps is the
+# last to fall: fields of no extent are a minimum of their own without it.
 _SMOOTH = ((1e-1, 1e-2), (1e-2, 1e-4), (1e-2, 1e-6), (1e-4, 1e-7), (1e-7, 1e-8), (1e-12, 1e-8))
 _STEPS = 300  # of each
-_STARTS = 14
 _MOST_CODES = 16
 LEAST = 1e-4  # weight of a code
-_SAME = 0.02  # of the range of phi: activations of codes that are one
+SAME = 0.02  # of the range of phi: activations of codes that are one
 _RANK = 1e-9  # of the largest eigenvalue
 
 
@@ -55,8 +54,8 @@ class End(NamedTuple):
     weight: FloatArray
 
 
-def descents(reduction: Reduction, words: FloatArray, weight: FloatArray) -> list[End]:
-    """Ends from the codes of saturated neurons, with `weight`, and from random ones, the lowest first."""
+def descents(reduction: Reduction, words: FloatArray, weight: FloatArray, starts: int) -> list[End]:
+    """Ends from the codes of saturated neurons, with `weight`, and from as many random ones, the lowest first."""
     rng = np.random.default_rng(0)
     n_classes, m = reduction.problem.y.shape
     least = int(np.linalg.matrix_rank(reduction.problem.y))  # fewer codes cannot make these targets
@@ -64,11 +63,11 @@ def descents(reduction: Reduction, words: FloatArray, weight: FloatArray) -> lis
     active = weight > 0.02
     signs = np.sign(words - reduction.middle)
     found = [descend(reduction, 1.1 * signs[active], weight[active])]
-    for k in range(_STARTS):
+    for k in range(starts):
         count = least + k % (most - least + 1)
         field = rng.choice([-1.0, 1.0], size=(count, n_classes)) * rng.uniform(0.3, 2.0)
         found.append(descend(reduction, field + 0.2 * rng.normal(size=field.shape), rng.uniform(0.5, 1.0, count)))
-    return sorted((end for end in found if end is not None), key=lambda end: end.cost)
+    return sorted((end for end in found if end is not None and end.cost < math.inf), key=lambda end: end.cost)
 
 
 def descend(reduction: Reduction, field: FloatArray, weight: FloatArray, fine: bool = False) -> End | None:
@@ -100,7 +99,7 @@ def _different(reduction: Reduction, field: FloatArray, weight: FloatArray) -> t
     kept = weight > LEAST
     field, weight = field[kept], weight[kept]
     mean = reduction.mean(field)[0]
-    apart = np.abs(mean[:, None] - mean).max(axis=-1) > _SAME * (phi.supremum - phi.infimum)
+    apart = np.abs(mean[:, None] - mean).max(axis=-1) > SAME * (phi.supremum - phi.infimum)
     first = np.array([int(np.argmin(row)) for row in apart])  # the first one that is the same
     fields, weights = [], []
     for k in np.unique(first):
