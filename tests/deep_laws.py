@@ -47,20 +47,25 @@ class Laws:
         return cost, w, mean @ u, u, (vectors * values ** (1 / self.depth - 1.0)) @ vectors.T / self.gamma
 
     def __call__(self, x, count, eps, delta):
-        field, weight = np.clip(x[: count * len(self.p)].reshape(count, -1), -29.0, 29.0), np.exp(x[-count:])
-        weight = weight / weight.sum()
+        field, log = np.clip(x[: count * len(self.p)].reshape(count, -1), -29.0, 29.0), x[-count:]
+        weight = np.exp(log - log.max()) / np.exp(log - log.max()).sum()
         cost, w, a, u, force = self.parts(field, weight, eps, delta)
         along = weight[:, None] * ((w @ force) @ self.root.T - (a @ u.T) * self.slope(field))
         each = 0.5 * ((w @ force) * w).sum(axis=1) - 0.5 * (a**2).sum(axis=1)
         return cost, np.concatenate([along.ravel(), weight * (each - weight @ each)])
 
     def least(self, starts, rng):
-        """The lowest end of descents from random codes."""
+        """The lowest end of descents from random codes, and from random fields along one direction."""
         found = []
-        for count in range(len(self.y.T), len(self.y.T) + starts):
+        for k in range(2 * starts):
+            count = len(self.y.T) + k // 2
             field = rng.choice([-1.0, 1.0], (count, len(self.p))) * rng.uniform(0.4, 1.8)
+            if k % 2:
+                field = 1.5 * np.outer(rng.normal(size=count), rng.normal(size=len(self.p))) + rng.normal(
+                    size=(count, 1)
+                )
             x = np.append(field + 0.1 * rng.normal(size=field.shape), np.zeros(count))
             for eps, delta in SMOOTH:
                 x = minimize(self, x, (count, eps, delta), jac=True, method="BFGS", options={"maxiter": 300}).x
             found.append(self(x, count, *SMOOTH[-1])[0])
-        return min(found)
+        return float(np.nanmin(found))

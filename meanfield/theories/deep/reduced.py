@@ -81,7 +81,7 @@ class Reduced:
     nullity: int = 0
 
 
-def reduced_solve(problem: DeepProblem, starts: int = 14) -> Reduced:
+def reduced_solve(problem: DeepProblem, starts: int = 24) -> Reduced:
     """Solve the reduced problem of a problem whose n are the fractions p_c, at any tau, from so many random starts."""
     reduction = Reduction(problem)
     found = reduction.solve(starts)

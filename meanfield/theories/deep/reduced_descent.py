@@ -64,9 +64,15 @@ def descents(reduction: Reduction, words: FloatArray, weight: FloatArray, starts
     signs = np.sign(words - reduction.middle)
     found = [descend(reduction, 1.1 * signs[active], weight[active])]
     for k in range(starts):
-        count = least + k % (most - least + 1)
-        field = rng.choice([-1.0, 1.0], size=(count, n_classes)) * rng.uniform(0.3, 2.0)
-        found.append(descend(reduction, field + 0.2 * rng.normal(size=field.shape), rng.uniform(0.5, 1.0, count)))
+        count = least + k // 2 % (most - least + 1)
+        if k % 2:  # along few directions, which many layers favour and random codes do not lead to
+            rank = 1 + k // 2 % max(1, n_classes - 2)
+            field = 1.5 * rng.normal(size=(count, rank)) @ rng.normal(size=(rank, n_classes)) / math.sqrt(rank)
+            field = field if reduction.odd else field + rng.normal(size=(count, 1))
+        else:
+            field = rng.choice([-1.0, 1.0], size=(count, n_classes)) * rng.uniform(0.3, 2.0)
+            field = field + 0.2 * rng.normal(size=field.shape)
+        found.append(descend(reduction, field, rng.uniform(0.5, 1.0, count)))
     return sorted((end for end in found if end is not None and end.cost < math.inf), key=lambda end: end.cost)
 
 
