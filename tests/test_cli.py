@@ -100,6 +100,7 @@ def test_equations_are_latex(capsys):
         (("solve", "--off", "1"), "on and off are both 1"),
         (("solve", "--targets", "1,0", "0"), "equally long rows"),
         (("solve", "--n-samples", "2"), "smaller than the number of classes"),
+        (("solve", "--n-samples", "9", "--fractions", "0.1", "0.9"), "leaves 0.9 for class 1"),
         (("solve", "--sigma-a", "-1"), "sigma_a must be a real number > 0"),
         (("solve", "--tau", "-1"), "tau"),
         (("solve", "--activation", "sigmoyd"), "no activation 'sigmoyd'"),

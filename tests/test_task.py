@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from meanfield.phases.diagram import sweep
 from meanfield.problem.class_task import ClassTask, class_task
+from meanfield.problem.network import Network
 
 FRACTIONS = [0.5, 0.25, 0.25]
 
@@ -94,6 +96,7 @@ def test_dict_round_trip():
         ({"n_classes": 3, "off": math.nan}, "off must be a real number, got nan"),
         ({"n_classes": 3, "on": "one"}, "on must be a real number, got 'one'"),
         ({"n_classes": 3, "n_samples": 2}, "smaller than the number of classes 3"),
+        ({"fractions": [0.1, 0.9], "n_samples": 9}, r"n_samples = 9 leaves 0\.9 for class 1; give more samples"),
         ({"n_classes": 3, "n_samples": 0}, "n_samples must be a real number >= 1 or math.inf, got 0"),
         ({"n_classes": 3, "n_samples": math.nan}, "n_samples must be"),
         ({"n_classes": 3, "n_samples": True}, "n_samples must be"),
@@ -104,6 +107,24 @@ def test_dict_round_trip():
 def test_bad_input_is_refused_in_words(arguments, words):
     with pytest.raises(ValueError, match=words):
         class_task(**arguments)
+
+
+def test_a_class_of_less_than_one_sample_is_refused_at_every_door():
+    """exp(n g) is an average over n samples, of n <= 1 one over none or one: no network has such a class."""
+    task = class_task([0.1, 0.9], targets=[1, -1], n_samples=10)  # one sample, up to rounding
+    assert class_task(np.full(49, 1 / 49), targets=np.eye(49), n_samples=49).n_samples == 49
+    refused = {"match": r"leaves 0\.\d+ for class 1"}
+    with pytest.raises(ValueError, **refused):
+        task.with_(n_samples=9.9)
+    with pytest.raises(ValueError, **refused):
+        ClassTask.from_dict(task.to_dict() | {"fractions": [0.09, 0.91]})  # as files hold it
+    for network in (Network("sigmoid"), Network("linear"), Network("sigmoid", 2)):
+        with pytest.raises(ValueError, **refused):
+            sweep(network, task, n_samples=[9, 20], tau=[0.1])
+        with pytest.raises(ValueError, **refused):
+            sweep(network, task, fractions=[[0.05, 0.95], [0.5, 0.5]])
+        with pytest.raises(ValueError, **refused):
+            sweep(network, task, fraction_1=[0.05, 0.5])
 
 
 def test_on_and_off_must_agree_with_targets():
@@ -124,7 +145,7 @@ def test_on_and_off_of_general_targets_cannot_be_changed():
     hnp.arrays(np.float64, st.integers(2, 6), elements=st.floats(0.05, 1)),
     st.floats(-2, 2),
     st.floats(-2, 2).filter(lambda off: abs(off) > 1e-3),
-    st.floats(6, 1e6),
+    st.floats(200, 1e6),  # more than one sample in a class of .05 / 5.05
 )
 def test_any_good_task_survives_a_round_trip(weights, on, gap, n_samples):
     task = class_task(weights / weights.sum(), on=on, off=on - gap, n_samples=n_samples)

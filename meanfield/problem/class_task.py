@@ -23,6 +23,7 @@ from meanfield.validation import (
 )
 
 _MOST_SAMPLES = 1e15  # beyond, P + 1 is P
+_ROUNDING = 1e-9  # of p_c P
 _SUM_TOLERANCE = 1e-8  # fractions typed with a few digits are an error; rounding of 1/3 is not
 
 _Names = TypeVar("_Names")
@@ -35,7 +36,8 @@ class ClassTask:
     Parameters
     ----------
     fractions : (C,) array
-        p_c > 0, summing to 1. At finite P they may be any such numbers, p_c P need not be an integer.
+        p_c > 0, summing to 1. At finite P p_c P need not be an integer, but at least 1: exp(p_c P g) of a whole number
+        is an average over samples, and between two of them, not below the first, it interpolates.
     targets : (C, m) array
         y_c in R^m, the wanted outputs of class c.
     n_samples : float
@@ -49,7 +51,7 @@ class ClassTask:
     ------
     ValueError
         For NaN, wrong shapes, fewer than two classes, fractions that are not positive or do not sum to 1, targets that
-        are the same for every class, fewer samples than classes, or on/off that contradict the targets.
+        are the same for every class, less than one sample of a class, or on/off that contradict the targets.
     """
 
     fractions: FloatArray
@@ -70,6 +72,12 @@ class ClassTask:
             raise ValueError(
                 f"n_samples = {n_samples:g} is smaller than the number of classes {n_classes}; give at least one "
                 "sample per class, or math.inf for the limit."
+            )
+        fewest = int(np.argmin(fractions))
+        if fractions[fewest] * n_samples < 1.0 - _ROUNDING:
+            raise ValueError(
+                f"a class has at least one sample, but n_samples = {n_samples:g} leaves "
+                f"{fractions[fewest] * n_samples:.3g} for class {fewest + 1}; give more samples, or other fractions."
             )
         names = class_name_tuple(self.class_names) or tuple(str(c + 1) for c in range(n_classes))
         if len(names) != n_classes or len(set(names)) != n_classes:

@@ -89,12 +89,6 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
 
 def refuses_few(task: ClassTask, n: FloatArray) -> str | None:
     """Why so few samples n (C,) in the classes of different targets are not covered, in words; None if they are."""
-    least = float(n.min())
-    if least < 1.0 - _ONE:
-        return (
-            f"a class has to have at least one sample, and n_samples={task.n_samples:g} leaves {least:.3g} for one of "
-            "them; give more samples, or other fractions"
-        )
     if np.any(np.abs(n - 1.0) < _ONE):  # Z depends on Kbar + d and k~ + delta of such a class alone
         return (
             "deep networks on class tasks are solved for more than one sample per class: a single one has no kernel "

@@ -81,12 +81,16 @@ def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
     silent = _falls_silent(problem)
     rate = f"P^(1/{network.depth})"
     last = found.kappa[-1]
-    notes = (
+    notes = [
         f"Phi is in units of {rate}; t vanishes like P^(1/{network.depth} - 1) times "
         f"{np.array2string(found.t, precision=6)}",
         f"the kernel of layer l < {network.depth} is that of the prior and P^(l/{network.depth} - 1) kappa_l; "
         f"kappa_{lower} = {np.array2string(last, precision=6)}",
-    )
+    ]
+    if found.nullity:
+        notes.append(
+            f"the weights of the codes are not unique ({found.nullity} free); those of largest entropy are given"
+        )
     return DeepSolution(
         kernel=np.array([*(c * ones for c in common[:-1]), (activation.T * weight) @ activation]),
         d=np.array([*(np.full(n_classes, x) for x in own[:-1]), weight @ variance]),
@@ -101,7 +105,7 @@ def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
         activation_variance=variance,
         patterns=tuple(code_words(network.activation, activation).tolist()),
         second_readout=np.einsum("g,gi,gj->ij", weight, readout, readout),
-        certificate=DeepCertificate.of(found.residual, found.residual, max(found.excess, 0.0)),
+        certificate=DeepCertificate.of(found.residual, found.residual, max(found.excess, 0.0), nullity=found.nullity),
         status=Status.NO_MAXIMUM if silent else Status.OPTIMAL if good else Status.RESIDUAL,
         message=(
             f"{_SILENT.format(lower)} and not {rate}; use readout_exponent=1, two layers, or a phi with a scale"
@@ -111,7 +115,7 @@ def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
             if good
             else f"residual {found.residual:.1e}; the exponent is higher by {found.excess:.1e} at another code"
         ),
-        notes=notes,
+        notes=tuple(notes),
         n_samples=math.inf,
         tau=tau,
     )

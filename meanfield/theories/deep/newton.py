@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.readout import readout_minimum
-from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.rules import COARSE, NotCovered
 from meanfield.theories.deep.system import Evaluation, System
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
-__all__ = ["Found", "admissible", "chord", "direction", "newton", "raised"]
+__all__ = ["Found", "admissible", "chord", "direction", "newton", "raised", "without_symmetry"]
 
+_APART, _MORE = 1e-4, 3.0  # residual of the coarse rule that is left, and times that with the symmetry
 _CAP = 0.3  # largest change of a block in one step, of its size
 _PATIENCE = 12
 _RISE = 1.2  # of the norm of the residual that a step may cause
@@ -204,3 +206,25 @@ def admissible(system: System, x: FloatArray) -> bool:
         if values[0] < -1e-3 * values[-1] or values[-1] <= 0.0:
             return False
     return True
+
+
+def without_symmetry(system: System, x: FloatArray) -> float:
+    """Residual of the equations with every class apart and all nodes of the lattices, by the coarse rule; 0 if that is
+    what this rule leaves with the symmetry of the task, too.
+
+    Lattices, coordinates and outputs of a solve are those of its symmetry, and of the certificate's rule as well: were
+    it wrong, the equations would hold as far as they are looked at.
+    """
+    if system.codes or not isinstance(system.layers[-1], Layer) or len(system.group.permuted()) < 2:
+        return 0.0
+    order, left = system.unpack(x), list[float]()
+    try:
+        for distinct in (True, False):
+            coarse = System(system.problem, COARSE, distinct=distinct)
+            at = coarse.pack(order)
+            left.append(float(np.abs(coarse.residual(at, coarse.evaluate(at))).max()))
+            if left[0] < _APART:
+                return 0.0
+    except NotCovered:
+        return 0.0
+    return left[0] if left[0] > _MORE * left[1] else 0.0

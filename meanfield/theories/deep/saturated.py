@@ -203,21 +203,22 @@ def _spread_out(words: FloatArray, weight: FloatArray, u: FloatArray) -> tuple[F
     nullity = len(active) - int(np.linalg.matrix_rank(rows, tol=1e-8 * np.abs(rows).max()))
     if nullity == 0:
         return weight, 0
-    target = rows @ weight[active]
-    best = weight[active]
+    spread = np.zeros(len(words))
+    spread[active] = largest_entropy(rows, weight[active])
+    return spread / spread.sum(), nullity
+
+
+def largest_entropy(rows: FloatArray, weight: FloatArray) -> FloatArray:
+    """Of all positive q (n,) with the same rows @ q as the weights (n,) those of largest entropy; the weights if it is
+    not found."""
+    target = rows @ weight
     multiplier = np.zeros(len(rows))
     for _ in range(200):
         check_time()
         q = np.exp(np.clip(rows.T @ multiplier - 1.0, -60.0, 60.0))
         error = target - rows @ q
         if np.abs(error).max() < 1e-13:
-            best = q
-            break
+            return np.asarray(q)
         step = np.linalg.lstsq((rows * q) @ rows.T, error, rcond=1e-12)[0]
         multiplier = multiplier + step * min(1.0, 2.0 / max(float(np.abs(rows.T @ step).max()), 1e-300))
-    else:
-        if np.abs(error).max() < 1e-9:
-            best = q
-    spread = np.zeros(len(words))
-    spread[active] = best
-    return spread / spread.sum(), nullity
+    return np.asarray(q if np.abs(error).max() < 1e-9 else weight)

@@ -31,7 +31,7 @@ from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_words
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import in_the_limit, limit_solution, unresolved
 from meanfield.theories.deep.linear import linear_order
-from meanfield.theories.deep.newton import Found, newton
+from meanfield.theories.deep.newton import Found, newton, without_symmetry
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import Members, code_shares, problem_of
 from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
@@ -438,7 +438,7 @@ def _checked(system: System, found: Found, second: bool, allowed: float) -> _Pro
         again = check.evaluate(found.x, curvature=True)
     except NotCovered as reason:
         return _Proof(math.inf, math.inf, (), unknown, str(reason))
-    residual = float(np.abs(check.residual(found.x, again)).max())
+    residual = max(float(np.abs(check.residual(found.x, again)).max()), without_symmetry(system, found.x))
     error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
     try:
         errors = order_errors(check, found.x, again, (system, found.averages), allowed)
