@@ -414,17 +414,31 @@ def _lattice(
 
 def _log_v(s: Numbers, lattice: Lattice, g: FloatArray) -> tuple[FloatArray, float]:
     """(A, B) ln of the class function, and how far above the ends of the lattice in h its terms are, in nats."""
-    found, above = np.empty((len(lattice.alpha), len(lattice.b)), dtype=complex if s.common < 0.0 else float), math.inf
     prior = -0.5 * lattice.b**2 / s.kappa + math.log(lattice.step) - 0.5 * math.log(2.0 * math.pi * s.kappa)
-    spend(10.0 * found.size * (len(lattice.h) if s.common < 0.0 else 40.0))
+    if s.common < 0.0:
+        return _log_waves(s, lattice, g, prior)
+    found, above = np.empty((len(lattice.alpha), len(lattice.b))), math.inf
+    spend(400.0 * found.size)
     for i in range(len(found)):
         near, law = lattice.law(i)
         terms = s.n * g[:, near] + law
-        top = terms.real.max(axis=1)
+        top = terms.max(axis=1)
         found[i] = top + np.log(np.exp(terms - top[:, None]).sum(axis=1)) + prior
         if terms.shape[1] > _HERMITE:
-            above = min(above, float((top - np.maximum(terms[:, 0].real, terms[:, -1].real)).min()))
+            above = min(above, float((top - np.maximum(terms[:, 0], terms[:, -1])).min()))
     return found, above
+
+
+def _log_waves(s: Numbers, lattice: Lattice, g: FloatArray, prior: FloatArray) -> tuple[FloatArray, float]:
+    """The same where alpha is imaginary: one wave in h for each, times the same weights."""
+    contour = _parts(s, lattice).contour(0.0)
+    spend(2.0 * g.size * len(lattice.alpha))
+    terms = s.n * g + contour.height
+    top = terms.max(axis=1)
+    waves = np.exp(1j * np.outer(lattice.alpha, contour.phase))
+    total = waves @ np.exp(terms - top[:, None]).T
+    found = top + np.log(total) + prior + contour.growth * lattice.alpha[:, None] ** 2
+    return found, float((top - np.maximum(terms[:, 0], terms[:, -1])).min())
 
 
 def _tilts(phi: Activation, s: Numbers, b: FloatArray, log_v: FloatArray) -> FloatArray:

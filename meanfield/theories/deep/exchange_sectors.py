@@ -20,7 +20,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["Contour", "Parts", "Sector", "sectors_of"]
 
-_CLOSE = 0.05  # of y, in standard deviations of alpha
+_CLOSE = 0.15  # of y, in standard deviations of alpha
 _TIE = 1e-300
 
 
@@ -107,13 +107,13 @@ def _log_convolved(one: FloatArray, two: FloatArray) -> FloatArray:
     spend(4.0 * len(one) * len(two))
     if len(one) > len(two):
         one, two = two, one
-    table = np.full((len(one), len(one) + len(two) - 1), -np.inf)
-    for i, value in enumerate(one):
-        table[i, i : i + len(two)] = value + two
-    top = table.max(axis=0)
+    padded = np.full(len(two) + 2 * (len(one) - 1), -np.inf)
+    padded[len(one) - 1 : len(one) - 1 + len(two)] = two
+    table = np.lib.stride_tricks.sliding_window_view(padded, len(one)) + one[::-1]
+    top = table.max(axis=1)
     safe = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
-        return np.asarray(safe + np.log(np.exp(table - safe).sum(axis=0)))
+        return np.asarray(safe + np.log(np.exp(table - safe[:, None]).sum(axis=1)))
 
 
 def _log_power(logs: FloatArray, active: int, count: int) -> FloatArray:
@@ -129,6 +129,7 @@ def _sector(parts: Parts, active: int, alpha: FloatArray) -> _Found:
     count, law = parts.classes, parts.log_law(parts.classes)
 
     def height(y: float) -> float:
+        spend(6.0 * parts.value.size)
         total = law + _log_power(parts.logs(y)[0], active, count)
         top = float(total.max())
         return top + math.log(np.exp(total - top).sum()) if math.isfinite(top) else -math.inf
