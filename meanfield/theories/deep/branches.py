@@ -147,9 +147,9 @@ def coarse_starts(problem: DeepProblem, report: Report | None = None) -> list[Wa
         starts.insert(0, partial(_from_limit, problem, report))
     if problem.depth > 2 and not patched(problem):
         starts.insert(len(starts) - 1, partial(from_few, problem, _ROUGH, report))
-    if (problem.depth > 2 or (many and not patched(problem) and problem.depth == 2)) and len(problem.n) > 2:
-        starts.insert(0, partial(_from_response, problem, report))
-    elif problem.depth > 2 and many and has_limit(problem):  # what classes share is soft there
+    soft = problem.depth > 2 and many and has_limit(problem)  # what classes share is far from the prior
+    three = len(problem.n) > 2 and (problem.depth > 2 or (many and not patched(problem) and problem.depth == 2))
+    if soft or three:
         starts.insert(0, partial(_from_response, problem, report))
     return starts
 

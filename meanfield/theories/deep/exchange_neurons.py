@@ -141,7 +141,8 @@ class _Draw:
     def __init__(self, layer: ExchangeLayer, setting: Setting) -> None:
         whole = self.nodes = layer.nodes(setting)
         size, count = len(whole.lattice.b), whole.count
-        self.near, self.weight, self.active, logs, ones = [], [], [], [], []
+        self.near, self.weight, self.active, ones = [], [], [], []
+        logs: list[float] = []
         self.ahead: list[list[FloatArray]] = [[] for _ in range(count)]  # by classes to come: of sums so far
         share = None if whole.on is None else np.stack([1.0 - whole.on, whole.on])
         for nodes in whole.apart():
@@ -173,12 +174,11 @@ class _Draw:
             amplitude, total, active = self.start.astype(self.one.dtype), 0, 0
             for c in range(classes):
                 left = classes - 1 - c
-                rest = np.zeros(self.one.shape, dtype=self.rest[left].dtype)  # of what is to come if it is inactive, active
+                rest = np.zeros(self.one.shape, dtype=self.rest[left].dtype)  # if it is inactive, and active
                 for own in range(parts):
                     missing = np.array(self.active) - active - own
-                    kept = (missing >= 0) & (missing <= left)
-                    at = np.flatnonzero(kept)
-                    rest[at, own] = self.rest[left][at, missing[at]][:, total + self.nodes.rows]
+                    some = np.flatnonzero((missing >= 0) & (missing <= left))
+                    rest[some, own] = self.rest[left][some, missing[some]][:, total + self.nodes.rows]
                 pick = _pick((amplitude @ (self.one * rest).reshape(len(amplitude), -1)).real, rng)
                 own, at = divmod(pick, len(self.nodes.rows))
                 law = np.zeros(len(lattice.h))

@@ -192,9 +192,10 @@ class ExchangeNodes:
         if self.sector is None:
             return power(one, first, products), power(one, second, products)
         active = self.sector.active
-        return tuple(
-            product(one[:1], one[1:], size - k, k, products)
-            for size, k in ((first, min(active, first)), (second, max(active - first, 0)))
+        here, there = min(active, first), max(active - first, 0)
+        return (
+            product(one[:1], one[1:], first - here, here, products),
+            product(one[:1], one[1:], second - there, there, products),
         )
 
     def others(self, i: int, one: FloatArray, powers: FloatArray) -> tuple[float, FloatArray]:

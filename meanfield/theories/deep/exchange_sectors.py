@@ -1,4 +1,4 @@
-"""An imaginary shared field of exchangeable classes, by how many of them are active (THEORY.md, "Exchangeable classes").
+"""An imaginary field of exchangeable classes, by how many of them are active (THEORY.md, "Exchangeable classes").
 
 Where the h of classes are pushed apart (u < 0), alpha is the Fourier variable of sum_c h_c, which exp(u alpha^2 / 2)
 holds near 0. Neurons that are active on all classes, or on none, are far from that: alone they would have most of the
@@ -180,9 +180,7 @@ def _sizes(parts: Parts, sector: Sector, alpha: FloatArray, law: FloatArray) -> 
     return found + sector.active * tops[1] + (parts.classes - sector.active) * tops[0]
 
 
-def sectors_of(
-    parts: Parts, alpha: FloatArray, cut: float
-) -> tuple[tuple[Sector, ...], FloatArray, FloatArray, float]:
+def sectors_of(parts: Parts, alpha: FloatArray, cut: float) -> tuple[tuple[Sector, ...], FloatArray, FloatArray, float]:
     """The sectors that have weight; which b (B,) and which x (A,) do, by ln of the largest parts relative to the
     heaviest of all; and how far the ends of the lattice in h are below, in nats."""
     found = [_sector(parts, k, alpha) for k in range(parts.classes + 1)]
