@@ -24,8 +24,8 @@ __all__ = ["deep_problem", "in_the_limit", "limit_solution", "unresolved"]
 _EXACT = 1e-8
 _MANY = 1e6  # samples, from which on the limit is named where a solve fails
 # Exponents beyond which float64 leaves less than 1e-6, and how many times larger than what tells classes apart a kernel
-# may be, whose sums are right to 1e-13.
-_RESOLVED, _APART = 1e9, 1.0001e7
+# may be, of which sums are right to 1e-14 or so.
+_RESOLVED, _APART = 1e9, 4e6
 _SILENT = "Phi is larger where the neurons of layer {} of steps fall silent but for a share that vanishes, at ln P"
 
 
