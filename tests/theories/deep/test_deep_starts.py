@@ -177,7 +177,7 @@ def test_codes_that_planted_starts_do_not_lead_to_are_followed_from_few_samples(
 
 
 def test_two_classes_on_three_layers_start_from_kernels_that_codes_ask_for():
-    """What they share in the middle layer's kernel is .21, of the prior .27; followed from 30 samples upwards the same."""
+    """What they share in the middle layer's kernel is .21, of the prior .27; from 30 samples upwards the same."""
     network = mf.Network("sigmoid", 3, readout_exponent=1.0 / 3.0)
     problem, _ = problem_of(network, mf.class_task(targets=[1, -1], n_samples=1e6), 0.1)
     system, found = branches.coarse_starts(problem)[0]()
