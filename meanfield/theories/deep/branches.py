@@ -67,6 +67,7 @@ _FEWER = 1.5e10  # of two layers at a third of the samples
 _AROUND_PEAKS = 4.0  # times as much, where layers are integrated around peaks
 _SPENT = 0.98  # part of them after which no other start is tried
 _UPHILL, _NEARLY_UP = 0.03, 0.1  # residual from which Newton takes over from the climb, and from one that began close
+_UP = 3e-3  # residual to which the latter goes on where Newton was lost
 _LONG = 100  # steps of the latter at most: neurons of steps change their ways slowly
 
 
@@ -146,7 +147,9 @@ def coarse_starts(problem: DeepProblem, report: Report | None = None) -> list[Wa
         starts.insert(0, partial(_from_limit, problem, report))
     if problem.depth > 2 and not patched(problem):
         starts.insert(len(starts) - 1, partial(from_few, problem, _ROUGH, report))
-    if (problem.depth > 2 or (many and not patched(problem) and problem.depth == 2)) and len(problem.n) > 2:
+    soft = problem.depth > 2 and many and has_limit(problem)  # what classes share is far from the prior
+    three = len(problem.n) > 2 and (problem.depth > 2 or (many and not patched(problem) and problem.depth == 2))
+    if soft or three:
         starts.insert(0, partial(_from_response, problem, report))
     return starts
 
@@ -320,7 +323,11 @@ def _from_response(problem: DeepProblem, report: Report | None) -> tuple[System,
         x = system.pack(order)
     else:
         x = climbed_up(system, order, _NEARLY_UP, _LONG, progress=report)
-    return system, newton(system, x, _ROUGH, progress=report)
+    found = newton(system, x, _ROUGH, progress=report)
+    if found.residual > _ROUGH and not patched(problem) and len(problem.n) < 3:  # too early, where layers are soft
+        x = climbed_up(system, system.unpack(x), _UP, _LONG, progress=report)
+        found = newton(system, x, _ROUGH, progress=report)
+    return system, found
 
 
 def _from_climb(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:

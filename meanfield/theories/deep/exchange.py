@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.class_tables import MEANS
 from meanfield.theories.deep.compiled.generated.site import KEYS
 from meanfield.theories.deep.exchange_nodes import ExchangeNodes, OrbitMaxima, nodes_of
-from meanfield.theories.deep.exchange_sums import contracted, halves, power
+from meanfield.theories.deep.exchange_sums import contracted
 from meanfield.theories.deep.monomials import (
     OPERATORS,
     Algebra,
@@ -108,8 +108,8 @@ class ExchangeLayer:
         algebra = (curvature_algebra if curvature else averages_algebra)(nodes.numbers.fields)
         coded = self.last and bool(curvature)
         factor, column = class_coefficients(algebra)
-        parts = self.parts(nodes, nodes.columns(4 if curvature else 2), coded)
-        top, totals = self.totals(nodes, algebra, ((log, factor * v[..., column]) for log, v in parts))
+        columns = nodes.columns(4 if curvature else 2)
+        top, totals = self.totals(nodes, algebra, columns, lambda v: factor * v[..., column], coded)
         whole = self._averages(setting, nodes, algebra, top, totals.sum(axis=0), bool(curvature))
         if coded:
             words = ["1" * k + "0" * (nodes.count - k) for k in range(nodes.count + 1)]
@@ -119,35 +119,49 @@ class ExchangeLayer:
         return whole, None
 
     def parts(self, nodes: ExchangeNodes, columns: FloatArray, split: bool) -> Iterator[tuple[float, FloatArray]]:
-        """For every alpha the weight of a class times its class functions (parts, B, K), in units of exp(ln of a
-        scale): two parts where that is to be `split`, of neurons that are inactive and active on the class."""
-        on = nodes.means()[1] if split else None
+        """For every alpha ln of a scale of the product over classes, and in its units the weight of a class times its
+        class functions (parts, B, K): two parts where that is to be `split`, of neurons that are inactive and active on
+        the class, and in a sector."""
+        share = None
+        if split or nodes.sector is not None:
+            on = nodes.means()[1] if nodes.on is None else nodes.on
+            share = np.stack([1.0 - on, on])
         for near, terms in nodes.terms():
-            top = float(terms.real.max())
-            weight = np.exp(terms - top)[:, None, :]
-            v = np.matmul(weight, columns[:, near])[:, 0]
-            if on is not None:
-                up = np.matmul(weight * on[:, None, near], columns[:, near])[:, 0]
-                v = np.stack([v - up, up])
-            yield top, nodes.spread(v if split else v[None])
+            weights, log = nodes.weights(terms, None if share is None else share[:, :, near])
+            found = [np.matmul(weight[:, None, :], columns[:, near])[:, 0] for weight in weights]
+            yield log, nodes.spread(np.stack(found))
 
     def totals(
-        self, nodes: ExchangeNodes, algebra: Algebra, classes: Iterable[tuple[float, FloatArray]]
+        self,
+        whole: ExchangeNodes,
+        algebra: Algebra,
+        columns: FloatArray,
+        coefficients: Callable[[FloatArray], FloatArray],
+        split: bool,
     ) -> tuple[float, FloatArray]:
         """ln Z, and in units of Z the coefficients (parts, M) of the product over classes, by how many of them are in
-        the second part; `classes` has the coefficients (parts, B, M) of one class for every alpha."""
+        the second part where that is to be `split`; `coefficients` has those (parts, B, M) of one class, from its class
+        functions (parts, B, K) times their weight."""
         found = []
-        for i, (prior, (log, one)) in enumerate(zip(nodes.prior(), classes)):
-            height, law = nodes.law(i, one[..., 0].sum(axis=0))
-            first = np.ascontiguousarray(one.transpose(0, 2, 1))
-            one, two = (power(first, k, algebra.products) for k in halves(nodes.count))
-            found.append((prior + height + nodes.count * log, contracted(one, two, law, algebra)))
+        for nodes in whole.apart():
+            parts = self.parts(nodes, columns, split)
+            for i, (prior, (log, v)) in enumerate(zip(nodes.prior(), parts)):
+                one = coefficients(v)
+                weight = one[..., 0] if nodes.sector is not None else one[..., 0].sum(axis=0)[None]
+                height, law = nodes.law(i, weight)
+                total = contracted(
+                    *nodes.halves(np.ascontiguousarray(one.transpose(0, 2, 1)), algebra.products), law, algebra
+                )
+                if nodes.sector is not None:
+                    here, total = total[0], np.zeros((nodes.count + 1, total.shape[1]), dtype=total.dtype)
+                    total[nodes.sector.active] = math.comb(nodes.count, nodes.sector.active) * here
+                found.append((prior + height + log, total))
         top = max(log for log, _ in found)
         scaled = np.array([math.exp(log - top) * total for log, total in found])
         total = scaled.sum(axis=0)
         norm = float(total[:, 0].real.sum())
         sizes = float(np.abs(scaled[:, :, 0].sum(axis=1)).sum())
-        if not norm > 0.0 or (nodes.numbers.common < 0.0 and sizes > _CANCELLED * norm):
+        if not norm > 0.0 or (whole.numbers.common < 0.0 and sizes > _CANCELLED * norm):
             raise NotCovered("the field that classes share in a layer cancels too much")
         return top + math.log(norm), np.ascontiguousarray(total.real) / norm
 
@@ -239,8 +253,7 @@ class ExchangeLayer:
                     found[part, :, index(**{f"{name}{part}": 1})] = value
             return found
 
-        parts = self.parts(nodes, nodes.columns(2)[..., names], True)
-        _, totals = self.totals(nodes, algebra, ((log, coefficients(v)) for log, v in parts))
+        _, totals = self.totals(nodes, algebra, nodes.columns(2)[..., names], coefficients, True)
         found = []
         for k, total in enumerate(totals):
             if not total[0] > 0.0:

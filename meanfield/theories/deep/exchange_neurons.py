@@ -69,25 +69,29 @@ class ClassLaw(NamedTuple):
 
 def class_law(layer: ExchangeLayer, setting: Setting) -> ClassLaw:
     """The law of the fields of one class."""
-    nodes = layer.word_nodes(setting)
-    lattice, count = nodes.lattice, nodes.count
-    mean, on = nodes.means()
+    whole = layer.word_nodes(setting)
+    lattice, count = whole.lattice, whole.count
+    mean, on = whole.means()
+    share = np.stack([1.0 - on, on])
     total, scale = np.zeros((2, count, *mean.shape)), -math.inf
-    for i, (prior, (near, terms)) in enumerate(zip(nodes.prior(), nodes.terms())):
-        top = float(terms.real.max())
-        weight = np.exp(terms - top)
-        split = weight * np.stack([1.0 - on[:, near], on[:, near]])
-        parts = nodes.spread(split.sum(axis=2)[..., None])
-        whole = parts[..., 0].sum(axis=0)
-        height, rest = nodes.others(i, whole, power(np.ascontiguousarray(parts.transpose(0, 2, 1)), count - 1, _PLAIN))
-        rest = rest[:, nodes.rows]
-        log = prior + height + count * top
-        if log > scale:
-            total *= math.exp(scale - log) if math.isfinite(scale) else 0.0
-            scale = log
-        total[:, :, :, near] += math.exp(log - scale) * (rest[:, :, None] * split[:, None]).real
-    s = nodes.numbers
-    return ClassLaw(total, nodes.b, lattice.h, nodes.g, mean, s.d, s.delta)
+    for nodes in whole.apart():
+        for i, (prior, (near, terms)) in enumerate(zip(nodes.prior(), nodes.terms())):
+            split, log = nodes.weights(terms, share[:, :, near])
+            parts = nodes.spread(split.sum(axis=2)[..., None])
+            weight = parts[..., 0] if nodes.sector is not None else parts[..., 0].sum(axis=0)[None]
+            others = power(np.ascontiguousarray(parts.transpose(0, 2, 1)), count - 1, _PLAIN)
+            height, rest = nodes.others(i, weight, others)
+            rest = np.stack([rest[:, nodes.rows]] * 2)
+            if nodes.sector is not None:
+                active = np.arange(2)[:, None] + np.arange(count)
+                rest = rest * (active == nodes.sector.active)[..., None]
+            log += prior + height
+            if log > scale:
+                total *= math.exp(scale - log) if math.isfinite(scale) else 0.0
+                scale = log
+            total[:, :, :, near] += math.exp(log - scale) * (rest[..., None] * split[:, None]).real
+    s = whole.numbers
+    return ClassLaw(total, whole.b, lattice.h, whole.g, mean, s.d, s.delta)
 
 
 def mean_powers(layer: ExchangeLayer, setting: Setting) -> FloatArray:
@@ -97,12 +101,11 @@ def mean_powers(layer: ExchangeLayer, setting: Setting) -> FloatArray:
     single = [0, *(algebra.index(**{f"power{i}": 1}) for i in range(1, 5))]
 
     def coefficients(v: FloatArray) -> FloatArray:
-        found = np.zeros((1, v.shape[1], len(algebra.monomials)), dtype=v.dtype)
+        found = np.zeros((*v.shape[:2], len(algebra.monomials)), dtype=v.dtype)
         found[..., single] = v
         return found
 
-    parts = layer.parts(nodes, nodes.columns(4)[..., columns], False)
-    total = layer.totals(nodes, algebra, ((log, coefficients(v)) for log, v in parts))[1][0]
+    total = layer.totals(nodes, algebra, nodes.columns(4)[..., columns], coefficients, False)[1].sum(axis=0)
     found, pairs = np.zeros((5, 5)), nodes.count * (nodes.count - 1)
     found[0, 0] = 1.0
     for i in range(1, 5):
@@ -136,24 +139,28 @@ class _Draw:
     """One class after the other, each given those before: its b, then its h, alpha being summed over throughout."""
 
     def __init__(self, layer: ExchangeLayer, setting: Setting) -> None:
-        nodes = self.nodes = layer.nodes(setting)
-        size, count = len(nodes.lattice.b), nodes.count
-        self.near, self.weight, logs, ones = [], [], [], []
+        whole = self.nodes = layer.nodes(setting)
+        size, count = len(whole.lattice.b), whole.count
+        self.near, self.weight, self.active, ones = [], [], [], []
+        logs: list[float] = []
         self.ahead: list[list[FloatArray]] = [[] for _ in range(count)]  # by classes to come: of sums so far
-        for i, (prior, (near, terms)) in enumerate(zip(nodes.prior(), nodes.terms())):
-            top = float(terms.real.max())
-            weight = np.exp(terms - top)
-            one = weight.sum(axis=1)
-            whole = nodes.spread(one[:, None])[:, 0]
-            height, law = nodes.law(i, whole)
-            self.near.append(near)
-            self.weight.append(weight)
-            ones.append(one)
-            logs.append(prior + height + count * top)
-            self.ahead[0].append(law)
-            for left in range(1, count):
-                sums = np.empty((1, 1, (count - left) * (size - 1) + 1))
-                self.ahead[left].append(through(law, power(whole[None, None], left, _PLAIN), sums, _FIRST)[0, 0])
+        share = None if whole.on is None else np.stack([1.0 - whole.on, whole.on])
+        for nodes in whole.apart():
+            for prior, (near, terms) in zip(nodes.prior(), nodes.terms()):
+                weight, log = nodes.weights(terms, None if share is None else share[:, :, near])
+                one = weight.sum(axis=2)
+                parts = nodes.spread(one[..., None])
+                height, law = nodes.law(len(logs) % len(nodes.theta), parts[..., 0])
+                self.near.append(near)
+                self.weight.append(weight)
+                self.active.append(0 if nodes.sector is None else nodes.sector.active)
+                ones.append(one)
+                logs.append(prior + height + log)
+                self.ahead[0].append(law[None])
+                for left in range(1, count):
+                    sums = np.empty((1, 1, (count - left) * (size - 1) + 1))
+                    rest = power(np.ascontiguousarray(parts.transpose(0, 2, 1)), left, _PLAIN)
+                    self.ahead[left].append(through(law, rest, sums, _FIRST)[:, 0])
         self.one = np.array(ones)
         self.rest = [np.array(some) for some in self.ahead]
         self.start = np.exp(np.array(logs) - max(logs))
@@ -162,21 +169,29 @@ class _Draw:
         """b and h (count, C)."""
         lattice, classes = self.nodes.lattice, self.nodes.count
         b, h = np.empty((count, classes)), np.empty((count, classes))
+        parts = self.one.shape[1]
         for k in range(count):
-            amplitude, total = self.start.astype(self.one.dtype), 0
+            amplitude, total, active = self.start.astype(self.one.dtype), 0, 0
             for c in range(classes):
-                rest = self.rest[classes - 1 - c][:, total + self.nodes.rows]
-                at = _pick((amplitude @ (self.one * rest)).real, rng)
+                left = classes - 1 - c
+                rest = np.zeros(self.one.shape, dtype=self.rest[left].dtype)  # if it is inactive, and active
+                for own in range(parts):
+                    missing = np.array(self.active) - active - own
+                    some = np.flatnonzero((missing >= 0) & (missing <= left))
+                    rest[some, own] = self.rest[left][some, missing[some]][:, total + self.nodes.rows]
+                pick = _pick((amplitude @ (self.one * rest).reshape(len(amplitude), -1)).real, rng)
+                own, at = divmod(pick, len(self.nodes.rows))
                 law = np.zeros(len(lattice.h))
-                for factor, near, weight in zip(amplitude * rest[:, at], self.near, self.weight):
-                    law[near] += (factor * weight[at]).real
+                for factor, near, weight in zip(amplitude * rest[:, own, at], self.near, self.weight):
+                    law[near] += (factor * weight[own, at]).real
                 field = _pick(law, rng)
                 amplitude = amplitude * np.array([
-                    weight[at, field - near.start] if near.start <= field < near.stop else 0.0
+                    weight[own, at, field - near.start] if near.start <= field < near.stop else 0.0
                     for near, weight in zip(self.near, self.weight)
                 ])  # fmt: skip
                 amplitude = amplitude / np.abs(amplitude).max()
                 total += int(self.nodes.rows[at])
+                active += own
                 b[k, c], h[k, c] = self.nodes.b[at], lattice.h[field]
         return b, h
 

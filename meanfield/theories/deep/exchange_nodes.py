@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,8 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.class_tables import class_columns
 from meanfield.theories.deep.compiled.generated.site import ORDERS
-from meanfield.theories.deep.exchange_sums import halves, power, through
+from meanfield.theories.deep.exchange_sectors import Parts, Sector, sectors_of
+from meanfield.theories.deep.exchange_sums import halves, power, product, through
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, above, activation_range, threshold
 from meanfield.theories.deep.site import SiteNodes, site_derivatives, site_rule, site_values
@@ -32,6 +33,8 @@ _MOST_NODES, _MOST_FIELDS = 4000, 6000
 _MOST_GRID, _MOST_PAIRS = 8_000_000, 800_000  # pairs of b and h, and of those that have weight
 _PER_COLUMN = 4.0  # multiplications
 _STEEPEST = 1500.0
+_FAR = 1e6  # nats below everything
+_WAVES = 100.0  # sum of sizes in units of the sum, of an imaginary shared field, beyond which sectors are summed
 _NARROW, _HERMITE = 0.25, 16  # D in units of d / n below which it has Hermite nodes, and how many
 _EXTENSIONS, _HIGHEST = 40, 690.0
 _AROUND, _FARTHER = 4.0, 3.0  # of alpha, beyond maxima at first, and at a time
@@ -86,7 +89,8 @@ class ExchangeNodes:
     """The nodes of one setting: lattices, which b have weight (R,), g (R, H) there, and for every alpha the tilt theta
     (A,) of S.
 
-    The weight of a class is taken times exp(-theta b), and what comes with S times exp(theta S).
+    The weight of a class is taken times exp(-theta b), and what comes with S times exp(theta S). Where a shared
+    imaginary field cancels, `sectors` are what is summed, one after the other; `sector`: the nodes are those of one.
     """
 
     phi: Activation
@@ -96,6 +100,9 @@ class ExchangeNodes:
     rows: IntArray
     g: FloatArray
     theta: FloatArray
+    on: FloatArray | None = None  # (R, H) which part of every cell is active, of sectors
+    sectors: tuple[Sector, ...] = ()
+    sector: Sector | None = None
 
     @property
     def count(self) -> int:
@@ -122,6 +129,29 @@ class ExchangeNodes:
         sides = np.abs([by_b * lattice.step, by_h * lattice.cell])
         return mean, above(mean - threshold(self.phi), sides.min(axis=0), sides.max(axis=0))
 
+    def apart(self) -> Iterator[ExchangeNodes]:
+        """What is summed: these nodes, or those of every sector on its own contour."""
+        if not self.sectors:
+            yield self
+        for sector in self.sectors:
+            at, h, contour = self.lattice.alpha, self.lattice.h, _parts(self.numbers, self.lattice).contour(sector.y)
+            lattice = self.lattice._replace(law=lambda i: (slice(0, len(h)), contour.at(at[i])))  # noqa: B023
+            theta = np.full(len(at), sector.theta)
+            yield replace(self, lattice=lattice, theta=theta, sectors=(), sector=sector)
+
+    def weights(self, terms: FloatArray, share: FloatArray | None) -> tuple[FloatArray, float]:
+        """Weights of one class (parts, R, h) from ln of them (R, h), in units of their own, and ln of these units times
+        those of the other classes; two parts with the `share` (2, R, h) of inactive and active neurons."""
+        active = 0 if self.sector is None else self.sector.active
+        if share is None or self.sector is None:
+            tops = [float(terms.real.max())]
+            weight = np.exp(terms - tops[0])[None]
+            found = weight if share is None else weight * share
+        else:
+            tops = [float(terms.real[part > 0.0].max(initial=-_FAR)) for part in share]
+            found = np.stack([np.exp(np.where(part > 0.0, terms - top, 0.0)) * part for part, top in zip(share, tops)])
+        return found, active * tops[-1] + (self.count - active) * tops[0]
+
     def prior(self) -> FloatArray:
         """(A,) ln of the weight of the nodes in alpha under their prior."""
         if not self.numbers.fields:
@@ -140,7 +170,8 @@ class ExchangeNodes:
             yield near, s.n * self.g[:, near] + law + (own - theta * b)[:, None]
 
     def law(self, i: int, one: FloatArray) -> tuple[float, FloatArray]:
-        """What comes with the values of S at an alpha, in units of exp(ln of a scale), for classes of weights (B,)."""
+        """What comes with the values of S at an alpha, in units of exp(ln of a scale), for classes of weights
+        (1, B), or in a sector (2, B) of those that are inactive and active."""
         s, lattice = self.numbers, self.lattice
         sums = s.classes * lattice.b[0] + lattice.step * np.arange(s.classes * (len(lattice.b) - 1) + 1)
         if math.isinf(s.gamma):
@@ -150,31 +181,45 @@ class ExchangeNodes:
         height = float(law.max())
         if s.gamma < 0.0:  # it grows towards ends that sums hardly reach
             with np.errstate(divide="ignore"):
-                reached = np.log(
-                    np.abs(np.convolve(*(power(one[None, None], k, _PLAIN)[0, 0] for k in halves(s.classes))))
-                )
+                reached = np.log(np.abs(np.convolve(*(part[0, 0] for part in self.halves(one[:, None], _PLAIN)))))
             height = float((law + reached).max())
         return height + 0.5 * math.log(s.kappa / s.shared), np.exp(np.minimum(law - height, _HIGHEST))
 
+    def halves(self, one: FloatArray, products: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Products over either half of the classes, (parts, M, B) each, of polynomials (parts, M, B); in a sector of
+        parts that are inactive and active (2, M, B), of which the active ones come first."""
+        first, second = halves(self.count)
+        if self.sector is None:
+            return power(one, first, products), power(one, second, products)
+        active = self.sector.active
+        here, there = min(active, first), max(active - first, 0)
+        return (
+            product(one[:1], one[1:], first - here, here, products),
+            product(one[:1], one[1:], second - there, there, products),
+        )
+
     def others(self, i: int, one: FloatArray, powers: FloatArray) -> tuple[float, FloatArray]:
         """What the other classes make of b of one, by how many of them are in the second part (parts, B), in units of
-        exp(ln of a scale): `one` weights (B,), `powers` those of C - 1 classes."""
+        exp(ln of a scale): `one` weights (parts, B) as `law` has them, `powers` those of C - 1 classes."""
         height, law = self.law(i, one)
-        return height, through(law, powers, one[None, None], _FIRST)[:, 0]
+        return height, through(law, powers, one[:1, None], _FIRST)[:, 0]
 
-    def by_alpha(self, log_v: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def by_alpha(self, log_v: FloatArray) -> tuple[FloatArray, FloatArray, float]:
         """ln of the size of the weight of every alpha (A,), and of the part of it that has each b of one class (A, B),
-        from ln of the weight of one class (A, B)."""
+        from ln of the weight of one class (A, B); and the sum of sizes in units of the sum."""
         tilted = log_v - self.theta[:, None] * self.lattice.b
         top = tilted.real.max(axis=1)
-        found, part = np.empty(len(tilted)), np.empty(tilted.shape)
+        found, part, waves = np.empty(len(tilted)), np.empty(tilted.shape), np.empty(len(tilted), dtype=complex)
         with np.errstate(divide="ignore"):
             for i, prior in enumerate(self.prior()):
                 values = np.exp(tilted[i] - top[i])
-                height, rest = self.others(i, values, power(values[None, None], self.count - 1, _PLAIN))
+                height, rest = self.others(i, values[None], power(values[None, None], self.count - 1, _PLAIN))
                 of_b, scale = rest[0] * values, prior + height + self.count * top[i]
                 found[i], part[i] = scale + np.log(abs(of_b.sum())), scale + np.log(np.abs(of_b))
-        return found, part
+                waves[i] = np.exp(1j * np.angle(of_b.sum()))
+        sizes = np.exp(found - found.max())
+        total = float((sizes * waves).sum().real)
+        return found, part, float(sizes.sum()) / total if total > 0.0 else math.inf
 
     def sites(self) -> SiteNodes:
         """Nodes of the integral over z."""
@@ -253,8 +298,13 @@ def nodes_of(phi: Activation, n: FloatArray, rule: Rule, maxima: Maxima, setting
         known = log_v if s.common >= 0.0 else log_v[[int(np.argmin(np.abs(lattice.alpha)))]]
         theta = np.broadcast_to(_tilts(phi, s, lattice.b, known), len(log_v))
         nodes = ExchangeNodes(phi, rule, s, lattice, np.arange(len(lattice.b)), g, theta)
-        total, part = nodes.by_alpha(log_v)
+        total, part, cancelled = nodes.by_alpha(log_v)
         heavy, rows = total > total.max() - cut, (part > total.max() - cut).any(axis=0)
+        if cancelled > _WAVES:
+            nodes = replace(nodes, on=nodes.means()[1])
+            sectors, of_b, of_alpha, above = sectors_of(_parts(s, lattice, g, nodes.on), lattice.alpha, cut)
+            nodes = replace(nodes, sectors=sectors)
+            heavy, rows = of_alpha > -cut, of_b > -cut
         if not rows.any():
             raise NotCovered("the weight of a layer is no number at any of its nodes")
         ends = (rows[0], rows[-1], s.common > 0.0 and heavy[0], s.common != 0.0 and heavy[-1], above < _NEGLIGIBLE)
@@ -263,12 +313,27 @@ def nodes_of(phi: Activation, n: FloatArray, rule: Rule, maxima: Maxima, setting
             kept = slice(int(at[0]), int(at[-1]) + 1)
             columns = np.flatnonzero(heavy)
             lattice = _kept(lattice, kept, columns)
-            return ExchangeNodes(phi, rule, s, lattice, at - at[0], g[at], theta[columns])
+            return replace(
+                nodes, lattice=lattice, rows=at - at[0], g=g[at], theta=theta[columns],
+                on=None if nodes.on is None else nodes.on[at],
+            )  # fmt: skip
         low, high = low - pad * ends[0], high + pad * ends[1]
         first, last = first - _FARTHER * ends[2], last + _FARTHER * ends[3]
         if ends[4]:
             push = 1.5 * push + 3.0 / math.sqrt(s.wide)
     raise NotCovered("the fields of a layer reach too far for the quadrature")
+
+
+def _parts(s: Numbers, lattice: Lattice, g: FloatArray | None = None, on: FloatArray | None = None) -> Parts:
+    """What sectors are found from, with g (B, H) and which part of every cell is active; else their contours alone."""
+    none = np.empty((0, 0))
+    prior = -0.5 * lattice.b**2 / s.kappa + math.log(lattice.step) - 0.5 * math.log(2.0 * math.pi * s.kappa)
+    value = none if g is None else s.n * g + prior[:, None]
+    constant = math.log(lattice.cell) - 0.5 * math.log(2.0 * math.pi * s.wide)
+    return Parts(
+        value, none if on is None else on, lattice.b, lattice.step, lattice.h, s.wide, math.sqrt(-s.common), constant,
+        s.gamma, s.classes,
+    )  # fmt: skip
 
 
 def _sites(phi: Activation, rule: Rule, s: Numbers, lattice: Lattice) -> SiteNodes:
@@ -350,17 +415,31 @@ def _lattice(
 
 def _log_v(s: Numbers, lattice: Lattice, g: FloatArray) -> tuple[FloatArray, float]:
     """(A, B) ln of the class function, and how far above the ends of the lattice in h its terms are, in nats."""
-    found, above = np.empty((len(lattice.alpha), len(lattice.b)), dtype=complex if s.common < 0.0 else float), math.inf
     prior = -0.5 * lattice.b**2 / s.kappa + math.log(lattice.step) - 0.5 * math.log(2.0 * math.pi * s.kappa)
-    spend(10.0 * found.size * (len(lattice.h) if s.common < 0.0 else 40.0))
+    if s.common < 0.0:
+        return _log_waves(s, lattice, g, prior)
+    found, above = np.empty((len(lattice.alpha), len(lattice.b))), math.inf
+    spend(400.0 * found.size)
     for i in range(len(found)):
         near, law = lattice.law(i)
         terms = s.n * g[:, near] + law
-        top = terms.real.max(axis=1)
+        top = terms.max(axis=1)
         found[i] = top + np.log(np.exp(terms - top[:, None]).sum(axis=1)) + prior
         if terms.shape[1] > _HERMITE:
-            above = min(above, float((top - np.maximum(terms[:, 0].real, terms[:, -1].real)).min()))
+            above = min(above, float((top - np.maximum(terms[:, 0], terms[:, -1])).min()))
     return found, above
+
+
+def _log_waves(s: Numbers, lattice: Lattice, g: FloatArray, prior: FloatArray) -> tuple[FloatArray, float]:
+    """The same where alpha is imaginary: one wave in h for each, times the same weights."""
+    contour = _parts(s, lattice).contour(0.0)
+    spend(2.0 * g.size * len(lattice.alpha))
+    terms = s.n * g + contour.height
+    top = terms.max(axis=1)
+    waves = np.exp(1j * np.outer(lattice.alpha, contour.phase))
+    total = waves @ np.exp(terms - top[:, None]).T
+    found = top + np.log(total) + prior + contour.growth * lattice.alpha[:, None] ** 2
+    return found, float((top - np.maximum(terms[:, 0], terms[:, -1])).min())
 
 
 def _tilts(phi: Activation, s: Numbers, b: FloatArray, log_v: FloatArray) -> FloatArray:

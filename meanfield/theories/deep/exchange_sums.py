@@ -9,7 +9,7 @@ from meanfield.theories.deep.monomials import Algebra
 from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["contracted", "halves", "power", "through"]
+__all__ = ["contracted", "halves", "power", "product", "through"]
 
 
 def halves(count: int) -> tuple[int, int]:
@@ -24,6 +24,16 @@ def power(one: FloatArray, count: int, products: IntArray) -> FloatArray:
     left = power(one, count // 2, products)
     whole = _convolved(left, left, products, True)
     return whole if count % 2 == 0 else _convolved(whole, one, products, False)
+
+
+def product(one: FloatArray, two: FloatArray, often: int, again: int, products: IntArray) -> FloatArray:
+    """One polynomial (parts, M, B) to a power times another to another; of no classes it is 1."""
+    if not (often or again):
+        found = np.zeros((1, one.shape[1], 1), dtype=one.dtype)
+        found[0, 0] = 1.0
+        return found
+    parts = [power(part, k, products) for part, k in ((one, often), (two, again)) if k]
+    return parts[0] if len(parts) == 1 else _convolved(parts[0], parts[1], products, False)
 
 
 def _convolved(left: FloatArray, right: FloatArray, products: IntArray, same: bool) -> FloatArray:

@@ -8,16 +8,22 @@ import numpy as np
 
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["HALF", "cross", "difference", "keys", "unique"]
+__all__ = ["cross", "difference", "half", "keys", "unique"]
 
-HALF, _WIDTH = 1 << 15, 1 << 16  # indices lie within 32768 steps of the origin
+_BITS = {1: 31, 2: 31, 3: 21}  # of an index, by their number; 16 in more dimensions
+
+
+def half(r: int) -> int:
+    """So many steps from the origin indices of r numbers may lie at most."""
+    return 1 << (_BITS.get(r, 16) - 1)
 
 
 def keys(index: np.ndarray) -> FloatArray:
     """One integer per row of lattice indices."""
-    names = index[:, 0] + HALF
+    most = half(index.shape[1])
+    names = index[:, 0] + most
     for column in index.T[1:]:
-        names = names * _WIDTH + (column + HALF)
+        names = names * (2 * most) + (column + most)
     return np.asarray(names)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.compiled.kernels import field_law
 from meanfield.theories.deep.fields import Fields, fields_of
-from meanfield.theories.deep.lattice import HALF, cross, difference, keys, unique
+from meanfield.theories.deep.lattice import cross, difference, half, keys, unique
 from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, TooCoarse
 from meanfield.theories.deep.products import Products, ReadoutProducts, products_of
 from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Setting, UnstableCode, code_words
@@ -193,6 +193,7 @@ class Layer(LayerTerms):
         fields, modes = self._prepared(setting)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
+            self._widened(modes, setting)
             self.index = self._representatives(self._nearest(modes))
             grow = True
         if grow:
@@ -343,7 +344,7 @@ class Layer(LayerTerms):
             found = self._log_weight(view, self._nodes(new)) + self._log_cells(new)
             known, weight = np.vstack([known, new]), np.append(weight, found)
             seen = np.sort(np.append(seen, keys(new)), kind="stable")
-            if len(known) > _MAX_NODES or np.abs(new).max() >= HALF - 2:
+            if len(known) > _MAX_NODES or np.abs(new).max() >= half(r) - 2:
                 raise NotCovered(f"a layer needs more than {_MAX_NODES} lattice nodes")
             alive = new[found > weight.max() - rule.depth]
             steps = far if len(alive) < _FEW_NODES else near

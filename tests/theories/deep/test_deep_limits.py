@@ -183,8 +183,8 @@ def test_starts_that_are_far_off_are_left_alone():
     assert newton(system, x, 1e-8, hopeless=1e9, most=1).steps == 1
 
 
-@pytest.mark.parametrize("depth", [2, 3])
-def test_more_samples_than_float64_resolves(depth):
-    task = mf.class_task(targets=[1, -1], n_samples=1e12)
+@pytest.mark.parametrize(("depth", "exponent", "samples"), [(2, 1.0, 1e12), (3, 1.0, 1e12), (2, 0.5, 1e14)])
+def test_more_samples_than_float64_resolves(depth, exponent, samples):
+    task = mf.class_task(targets=[1, -1], n_samples=samples)
     with pytest.raises(mf.ConvergenceError, match=r"beyond what float64 resolves.*n_samples=math.inf has the answer"):
-        mf.solve(mf.Network("sigmoid", depth), task, 0.1)
+        mf.solve(mf.Network("sigmoid", depth, readout_exponent=exponent), task, 0.1)

@@ -176,6 +176,18 @@ def test_codes_that_planted_starts_do_not_lead_to_are_followed_from_few_samples(
     assert (kernel[:, 0, 0] - kernel[:, 0, 1]).min() > 5e-3  # codes
 
 
+def test_two_classes_on_three_layers_start_from_kernels_that_codes_ask_for():
+    """What they share in the middle layer's kernel is .21, of the prior .27; from 30 samples upwards the same."""
+    network = mf.Network("sigmoid", 3, readout_exponent=1.0 / 3.0)
+    problem, _ = problem_of(network, mf.class_task(targets=[1, -1], n_samples=1e6), 0.1)
+    system, found = branches.coarse_starts(problem)[0]()
+    assert found.residual <= 5e-5
+    system, found = branches.polish(system, found, 1e-8, None)
+    assert found.residual <= 1e-8
+    assert system.free_energy(found.x, found.averages) == pytest.approx(-856.948636705, abs=1e-6)
+    assert system.unpack(found.x).kernel[1].mean() == pytest.approx(0.2139263, abs=1e-6)
+
+
 def test_too_few_samples_and_branches_without_codes_are_no_start():
     network = mf.Network("sigmoid", 3)
     problem, _ = problem_of(network, mf.class_task(targets=[1.0, -1.0], n_samples=40), 0.01)

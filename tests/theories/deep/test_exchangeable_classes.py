@@ -9,10 +9,11 @@ from scipy.linalg import block_diag
 from scipy.stats import norm, qmc
 
 import meanfield as mf
+from meanfield.theories.deep import exchange_nodes
 from meanfield.theories.deep.branches import coding_branch
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.exchange import ExchangeLayer
-from meanfield.theories.deep.exchange_neurons import class_law, mean_powers
+from meanfield.theories.deep.exchange_neurons import class_law, drawn, mean_powers
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.products import MeanMoments, pairs_of
 from meanfield.theories.deep.reduction import problem_of
@@ -39,6 +40,8 @@ CASES = {
     "last layer": (SIGMOID, 3, (0.018, -0.0058), (0.06, 0.23), 0.08, 0.0, True),
     "imaginary field": (TANH, 2, (0.12, -0.05), (0.16, -0.07), 0.3, -0.4, False),
     "imaginary field of the last layer": (TANH, 2, (0.12, -0.05), (0.16, -0.07), 0.3, 0.0, True),
+    "waves that cancel": (TANH, 2, (0.131, 0.057), (0.2727, -0.1312), 0.2443, -0.4, False),
+    "waves that cancel in the last layer": (TANH, 2, (0.05, 0.03), (0.2727, -0.1312), 0.2443, 0.0, True),
     "classes with one field": (SIGMOID, 3, (0.12, -0.035), (0.0, 0.23), 0.08, -0.4, False),
 }
 
@@ -48,7 +51,9 @@ def test_layers_against_one_lattice(name):
     phi, count, tilde, covariance, d, delta, last = CASES[name]
     given, n = setting(count, tilde, covariance, d, delta), np.full(count, 25.0)
     exact = Layer(phi, n, CHECK, last).evaluate(given, curvature=True)[0]
-    found = ExchangeLayer(phi, n, CHECK, last).evaluate(given, curvature=True)[0]
+    layer = ExchangeLayer(phi, n, CHECK, last)
+    assert bool(layer.nodes(given).sectors) == name.startswith("waves")
+    found = layer.evaluate(given, curvature=True)[0]
     assert found.log_z == pytest.approx(exact.log_z, abs=2e-9)
     fields = given.covariance.any()
     for part in ("kernel", "d", "tilde", "delta")[: 4 if fields else 2]:
@@ -61,6 +66,25 @@ def test_layers_against_one_lattice(name):
     one, other = (basis.T @ averages.curvature @ basis for averages in (exact, found))
     unit = np.sqrt(np.abs(np.diag(one)))
     np.testing.assert_allclose(other / np.outer(unit, unit), one / np.outer(unit, unit), atol=1e-7)
+
+
+def test_sectors_are_what_waves_sum_to(monkeypatch):
+    """Four classes whose imaginary field cancels little, both ways; laws, powers of means and drawn neurons, too."""
+    given, n = setting(4, (0.05, -0.0053), (0.347, -0.053), 0.324, 0.0), np.full(4, 25.0)
+    found = []
+    for most in (np.inf, 0.0):
+        monkeypatch.setattr(exchange_nodes, "_WAVES", most)
+        layer = ExchangeLayer(TANH, n, FINE, True)
+        assert bool(layer.nodes(given).sectors) == (most == 0.0)
+        averages, law = layer.evaluate(given, curvature=True)[0], class_law(layer, given)
+        shares = [law.weight.sum(axis=(2, 3)) / law.weight.sum(), [orbit.share for orbit in layer.orbits(given)]]
+        neurons = drawn(layer, given, 40, np.random.default_rng(0))
+        found.append([
+            averages.log_z, averages.kernel, averages.tilde, averages.curvature, *shares, mean_powers(layer, given),
+            *neurons,
+        ])  # fmt: skip
+    for waves, sectors in zip(*found):
+        np.testing.assert_allclose(sectors, waves, atol=1e-9 * np.abs(waves).max())
 
 
 @pytest.mark.statistical
