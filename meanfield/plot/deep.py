@@ -173,7 +173,7 @@ def plot_branches(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
         best.append((x, post.objective))
     for color, (branch, points) in zip(PALETTE, curves.items()):
         if points:
-            alone = {"marker": "o", "markersize": 6, "fillstyle": "none"} if len(points) == 1 else {}
+            alone: dict[str, Any] = {"marker": "o", "markersize": 6, "fillstyle": "none"} if len(points) == 1 else {}
             ax.plot(*np.array(points).T, color=color, label=branch, **alone)
     if best:
         ax.plot(*np.array(best).T, ".", color="0.15", markersize=4, label="reported")
