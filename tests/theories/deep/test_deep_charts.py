@@ -20,7 +20,7 @@ from meanfield.theories.deep.charts import (
 )
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.rows import even_rows, spare
-from meanfield.theories.deep.rules import CHECK, FINE, Setting
+from meanfield.theories.deep.rules import CHECK
 
 SWAP = np.array([np.eye(2), [[0.0, 1.0], [1.0, 0.0]]])
 
@@ -127,20 +127,3 @@ def test_shifted_lattices_keep_mirror_images():
     index = np.array([[0, 0], [-1, -1], [2, 1], [-3, -2]])
     assert len(layer._representatives(index)) == 2
     np.testing.assert_allclose(layer._nodes(index[:1]), -layer._nodes(index[1:2]))
-
-
-def test_maxima_far_apart_have_coordinates_of_their_own():
-    """A first layer next to its instability, whose weight is 200 wide: from few nodes, and from a lattice of units."""
-    phi, n = mf.Network("sigmoid", 2).activation, np.full(2, 1e6)
-    root = math.sqrt(1.004 / 0.10461931 / 1e6) * (0.5 * np.array([[1.0, -1.0], [-1.0, 1.0]]) + 1e-9 * np.eye(2))
-    given, found = Setting(root, np.zeros((2, 2)), np.ones(2), np.zeros(2)), []
-    modes = 250.0 * np.array([[1.0, -1.0], [-1.0, 1.0]])
-    for far in (False, True):
-        layer = Layer(phi, n, FINE)
-        if far:
-            layer._widened(modes, given)
-            assert max(axis.pace for axis in layer.chart.axes) > 15.0
-            assert min(axis.pace for axis in layer.chart.axes) < 1.0
-        found.append(layer.evaluate(given)[0])
-    assert found[1].log_z == pytest.approx(found[0].log_z, abs=1e-8)
-    np.testing.assert_allclose(found[1].kernel, found[0].kernel, atol=1e-10)
