@@ -18,6 +18,7 @@ from meanfield.theories.deep.charts import (
     too_coarse,
     unit_chart,
 )
+from meanfield.theories.deep.lattice import half, keys, unique
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.rows import even_rows, spare
 from meanfield.theories.deep.rules import CHECK
@@ -127,3 +128,13 @@ def test_shifted_lattices_keep_mirror_images():
     index = np.array([[0, 0], [-1, -1], [2, 1], [-3, -2]])
     assert len(layer._representatives(index)) == 2
     np.testing.assert_allclose(layer._nodes(index[:1]), -layer._nodes(index[1:2]))
+
+
+@pytest.mark.parametrize("r", [1, 2, 3, 4])
+def test_nodes_far_from_the_origin_have_names_of_their_own(r):
+    """Maxima of a last layer of 1e9 samples are at 33,000 steps."""
+    far = min(half(r) - 2, 33_000)
+    index = np.array([[far] * r, [far - 1] * r, [-far] * r, [far] * r, [-far] * (r - 1) + [far]])
+    assert len(unique(index)) == len({tuple(row) for row in index.tolist()})
+    assert len(set(keys(index).tolist())) == len(unique(index))
+    assert half(r) > 33_000 or r > 3
