@@ -193,7 +193,6 @@ class Layer(LayerTerms):
         fields, modes = self._prepared(setting)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
-            self._widened(modes, setting)
             self.index = self._representatives(self._nearest(modes))
             grow = True
         if grow:

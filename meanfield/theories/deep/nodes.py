@@ -12,7 +12,6 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.charts import (
     Axis,
     Chart,
-    Probes,
     fitted_axis,
     fitted_chart,
     node_probes,
@@ -35,7 +34,6 @@ __all__ = ["MANY_VALUES", "REFITS", "LayerNodes", "TooCoarse"]
 _MANY_NODES, MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
 _NO_REACH = 1e-9  # of b along the directions of beta: the weight is that of the prior
 _ZEROS = 0.3  # spacing of b in units of the range of phi, up to which weights are as smooth as their curvature says
-_FAR_APART, _WIDTHS, _ACROSS = 200.0, 20.0, 1e-4  # maxima, in units of the prior; how many widths; squares across
 _GAIN = 1.15, 2.0  # of fine and of coarse rules
 REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice has so many times more nodes
 _ROUGH_DEPTH = 20.0  # up to which a lattice that is a little too coarse will do
@@ -198,37 +196,14 @@ class LayerNodes:
             return self._on_chart(None)
         if probes is None or not (too_coarse(probes, chart) or self._due("nodes", len(self.index))):
             return False
-        turns = self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None]
-        found = fitted_chart(probes, turns, self._smooth(setting))
+        # exp(g) has zeros at imaginary b.
+        low, high = activation_range(self.phi)
+        reach = (high - low) * float(np.linalg.norm(setting.root, axis=1).max())
+        most = max(1.0, _ZEROS / max(reach, _NO_REACH))
+        found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None], most)
         if not (too_coarse(probes, chart) or saved(probes, found) > self._gain):
             return False
         return self._on_chart(found)
-
-    def _widened(self, modes: FloatArray, setting: Setting) -> None:
-        """Before there are nodes: coordinates for maxima (k, r) so far apart that a lattice of unit spacing would have
-        too many nodes, such as where very many samples leave the first layer next to an instability.
-
-        Maxima at +-x of ln w = D (2 (b / x)^2 - (b / x)^4) have the precision 8 D / x^2; this is for D up to some tens,
-        and is looked at as every fitted lattice is.
-        """
-        r = modes.shape[1]
-        far = float(np.linalg.norm(modes, axis=1).max())
-        if self.charted or self.chart is not None or r not in (2, 3) or far < _FAR_APART:
-            return
-        turns = self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None]
-        every = np.vstack([modes @ turn.T for turn in (*turns, *(-turns))])
-        values, vectors = np.linalg.eigh(every.T @ every)
-        along = vectors[:, values > _ACROSS * values[-1]]
-        precision = np.eye(r) - (1.0 - (_WIDTHS / far) ** 2) * along @ along.T
-        x = np.vstack([every, np.zeros((1, r))])
-        probes = Probes(x, np.broadcast_to(precision, (len(x), r, r)), np.zeros(len(x)), np.ones((len(x), r)))
-        self.chart = fitted_chart(probes, turns, self._smooth(setting))
-
-    def _smooth(self, setting: Setting) -> float:
-        """Largest spacing at which weights are as smooth as their curvature says: exp(g) has zeros at imaginary b."""
-        low, high = activation_range(self.phi)
-        reach = (high - low) * float(np.linalg.norm(setting.root, axis=1).max())
-        return max(1.0, _ZEROS / max(reach, _NO_REACH))
 
     def _on_chart(self, chart: Chart | None) -> bool:
         """The nodes on another lattice; true."""

@@ -18,9 +18,10 @@ from meanfield.theories.deep.charts import (
     too_coarse,
     unit_chart,
 )
+from meanfield.theories.deep.lattice import half, keys, unique
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.rows import even_rows, spare
-from meanfield.theories.deep.rules import CHECK, FINE, Setting
+from meanfield.theories.deep.rules import CHECK
 
 SWAP = np.array([np.eye(2), [[0.0, 1.0], [1.0, 0.0]]])
 
@@ -129,18 +130,11 @@ def test_shifted_lattices_keep_mirror_images():
     np.testing.assert_allclose(layer._nodes(index[:1]), -layer._nodes(index[1:2]))
 
 
-def test_maxima_far_apart_have_coordinates_of_their_own():
-    """A first layer next to its instability, whose weight is 200 wide: from few nodes, and from a lattice of units."""
-    phi, n = mf.Network("sigmoid", 2).activation, np.full(2, 1e6)
-    root = math.sqrt(1.004 / 0.10461931 / 1e6) * (0.5 * np.array([[1.0, -1.0], [-1.0, 1.0]]) + 1e-9 * np.eye(2))
-    given, found = Setting(root, np.zeros((2, 2)), np.ones(2), np.zeros(2)), []
-    modes = 250.0 * np.array([[1.0, -1.0], [-1.0, 1.0]])
-    for far in (False, True):
-        layer = Layer(phi, n, FINE)
-        if far:
-            layer._widened(modes, given)
-            assert max(axis.pace for axis in layer.chart.axes) > 15.0
-            assert min(axis.pace for axis in layer.chart.axes) < 1.0
-        found.append(layer.evaluate(given)[0])
-    assert found[1].log_z == pytest.approx(found[0].log_z, abs=1e-8)
-    np.testing.assert_allclose(found[1].kernel, found[0].kernel, atol=1e-10)
+@pytest.mark.parametrize("r", [1, 2, 3, 4])
+def test_nodes_far_from_the_origin_have_names_of_their_own(r):
+    """Maxima of a last layer of 1e9 samples are at 33,000 steps."""
+    far = min(half(r) - 2, 33_000)
+    index = np.array([[far] * r, [far - 1] * r, [-far] * r, [far] * r, [-far] * (r - 1) + [far]])
+    assert len(unique(index)) == len({tuple(row) for row in index.tolist()})
+    assert len(set(keys(index).tolist())) == len(unique(index))
+    assert half(r) > 33_000 or r > 3
