@@ -13,17 +13,15 @@ as there is no slope where fields span few directions or codes cannot make the t
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from scipy.optimize import minimize
 
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.system import DeepProblem
 from meanfield.validation import FloatArray
-
-if TYPE_CHECKING:
-    from meanfield.theories.deep.reduced import Reduction
 
 __all__ = ["LEAST", "SAME", "End", "descend", "descents"]
 
@@ -35,6 +33,20 @@ _MOST_CODES = 16
 LEAST = 1e-4  # weight of a code
 SAME = 0.02  # of the range of phi: activations of codes that are one
 _RANK = 1e-9  # of the largest eigenvalue
+
+
+class Reduction(Protocol):
+    """The reduced problem: fractions p (C,), middle of the range of phi, whether it is odd, Gamma, w = h field_root."""
+
+    problem: DeepProblem
+    p: FloatArray
+    middle: float
+    odd: bool
+    gamma: float
+    field_root: FloatArray
+
+    def mean(self, h: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]: ...
+    def root_field(self, h: FloatArray) -> FloatArray: ...
 
 
 class End(NamedTuple):

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import correlate1d
 from scipy.sparse import csr_matrix
-from scipy.special import ndtr
+from scipy.special import eval_hermitenorm, ndtr
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.fields import shared_field, shared_plane
@@ -42,6 +42,8 @@ _MOST, _MOST_AT_ONCE = 12_000_000, 600_000  # nodes times alpha; alpha
 _MOST_VALUES = 20_000_000  # of tables: nodes times values of h
 _MOST_SUMMED = 1_000_000_000  # terms of sums over own fields: nodes times values of h times taps
 _AT_ONCE = 400_000  # nodes times alpha, or times values of h, in temporary arrays
+_CERTAIN = 1e-13  # variance of phi, whose higher moments are rounding
+_FAR = 30.0  # standard deviations
 _NOTHING = 1e-30  # part of the neurons of a node
 
 
@@ -76,8 +78,8 @@ class _OnLine(NamedTuple):
 class WordLaw:
     """The law of words at nodes beta (N, r) of a layer with fields h.
 
-    With `counts` (C,) neurons are active by the mean of phi over so many samples of a class, which given both fields is
-    taken as normal, of mean g_b and variance g_bb / n_c.
+    With `counts` (C,) neurons are active by the mean of phi over so many samples of a class, which given both fields
+    has mean g_b, variance g_bb / n_c, and what its skewness and kurtosis change to order 1 / n_c (`_not_normal`).
 
     Raises
     ------
@@ -162,7 +164,10 @@ class WordLaw:
         """Where the weight of alpha is, at every node, from (N, k) to: looked for on a rough lattice."""
         k = self.shared.shape[1]
         reach = look * np.sqrt((self.shared**2).sum(axis=1) * k) + 1.1 * _REACH * self.width
-        self._sites = [_tables(self.phi, self.setting, c, self.b[:, c], float(reach[c])) for c in range(len(self.n))]
+        self._sites = [
+            _tables(self.phi, self.setting, c, self.b[:, c], float(reach[c]), self.counts is not None)
+            for c in range(len(self.n))
+        ]
         low, high = activation_range(self.phi)
         curved = [_curvature(*site[:2]) for site in self._sites]
         self.stiff = self.n * np.minimum((high - low) ** 2 / self.setting.d, curved)
@@ -209,9 +214,9 @@ class WordLaw:
     def _on_line(self, c: int, rows: IntArray) -> _OnLine:
         (at, *tables), line = self._sites[c], self.lines[c]
         inside = np.clip(line.h, at[0], at[-1])
-        g, mean, variance = CubicSpline(at, np.stack([table[:, rows] for table in tables], axis=1))(inside).T.swapaxes(
-            0, 1
-        )
+        tabled = CubicSpline(at, np.stack([table[:, rows] for table in tables], axis=1))(inside)
+        own = tabled.T.swapaxes(0, 1)
+        g, mean, variance = own[:3]
         exponent = self.n[c] * g
         exponent = exponent - (exponent - 0.5 * (line.h / self.size[c]) ** 2).max(axis=1, keepdims=True)
         weight = np.exp(np.clip(exponent, -700.0, 200.0))
@@ -225,6 +230,8 @@ class WordLaw:
         else:
             spread = np.sqrt(np.maximum(variance, 0.0) / self.counts[c])
             on, lift = beyond(excess, spread, steep * across, steep * along)
+            more = _not_normal(excess / np.maximum(spread, 1e-300), own[3], own[4], self.counts[c])
+            on, lift = np.clip(on + more[0], 0.0, 1.0), lift + spread * more[1]
         sides = np.stack([weight * (1.0 - on), weight * on], axis=1)
         lifted = np.stack([-weight * lift, weight * lift], axis=1)
         return _OnLine(sides, sides * mean[:, None] + lifted, sides * (mean**2 + variance)[:, None], g)
@@ -299,8 +306,22 @@ def _curvature(h: FloatArray, g: FloatArray) -> float:
     return max(float(-np.diff(g, 2, axis=0).min()), 0.0) / float(h[1] - h[0]) ** 2
 
 
-def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray, reach: float) -> tuple[FloatArray, ...]:
-    """h (H,), and there g, g_b, g_bb, (H, N)."""
+def _not_normal(x: FloatArray, skew: FloatArray, heavy: FloatArray, count: float) -> tuple[FloatArray, FloatArray]:
+    """What the shape of the law of a mean of `count` values adds to its probability of being above -x, and to its first
+    moment there, in units of its standard deviation: Edgeworth's series to 1 / count."""
+    x = np.clip(x, -_FAR, _FAR)
+    gauss = np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
+    odd, even, square = skew / (6.0 * math.sqrt(count)), heavy / (24.0 * count), skew**2 / (72.0 * count)
+    he = [eval_hermitenorm(k, -x) for k in range(7)]
+    above = odd * he[2] + even * he[3] + square * he[5]
+    first = odd * (he[3] + 3.0 * he[1]) + even * (he[4] + 4.0 * he[2]) + square * (he[6] + 6.0 * he[4])
+    return gauss * above, gauss * first
+
+
+def _tables(
+    phi: Activation, setting: Setting, c: int, b: FloatArray, reach: float, higher: bool
+) -> tuple[FloatArray, ...]:
+    """h (H,), and there g, g_b, g_bb, (H, N), with `higher` skewness and excess kurtosis of phi, too."""
     noise = float(setting.d[c])
     step = _TABLE * math.sqrt(noise)
     reach = max(reach, _FEWEST * step)
@@ -308,7 +329,7 @@ def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray, reach: flo
     rule = site_rule(phi, noise, float(h[0]), float(h[-1]), 0.45, float(np.abs(b).max()))
     if len(h) * len(b) * len(setting.d) > _MOST_VALUES // 3:
         raise NotCovered("tables of so little noise are too large")
-    found = np.empty((3, len(h), len(b)))
+    found = np.empty((5 if higher else 3, len(h), len(b)))
     size = max(1, _AT_ONCE // max(len(rule.z), len(b)))
     for start in range(0, len(h), size):
         part = slice(start, start + size)
@@ -325,7 +346,15 @@ def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray, reach: flo
         exponent = value[:, None] * b + 0.5 * setting.delta[c] * value[:, None] ** 2
         top = exponent.max(axis=0)
         tilt = np.exp(exponent - top)
-        total, first, second = (normal @ (tilt * power[:, None]) for power in (value**0, value, value**2))
-        mean = first / total
-        found[:, part] = np.log(total) + top, mean, second / total - mean**2
+        total, *sums = (normal @ (tilt * power[:, None]) for power in [value**k for k in range(5 if higher else 3)])
+        mean, second, *powers = (one / total for one in sums)
+        variance = second - mean**2
+        found[:3, part] = np.log(total) + top, mean, variance
+        if higher:
+            third, fourth = powers
+            wide = variance > _CERTAIN
+            deviation = np.sqrt(np.where(wide, variance, 1.0))
+            skew = third - 3.0 * mean * second + 2.0 * mean**3
+            heavy = (fourth - 4.0 * mean * third + 6.0 * mean**2 * second - 3.0 * mean**4) / deviation**4 - 3.0
+            found[3:, part] = np.where(wide, skew / deviation**3, 0.0), np.where(wide, heavy, 0.0)
     return h, *found

@@ -53,13 +53,23 @@ def test_codes_by_mean_activations_over_few_samples(name):
     for code in told.codes:
         at = int(code.pattern, 2)
         own = code.weight * np.concatenate([[1.0], code.readout, code.activation])
-        # Means of few samples are not quite normal.
-        assert (np.abs(own - value[at]) < 4.0 * error[at] + 3e-3 * value[at, 0]).all(), code.label
+        assert (np.abs(own - value[at]) < 4.0 * error[at] + 1e-3 * value[at, 0]).all(), code.label
         apart = max(apart, abs(whole.get(code.pattern, 0.0) - code.weight) / error[at, 0])
     assert apart > 20.0  # than codes by the fields of neurons
     assert sum(code.weight for code in told.codes) == pytest.approx(1.0, abs=1e-6)
     assert "samples of a class" in told.solution.notes[-1]
     np.testing.assert_array_equal(told.kernel().block, post.kernel().block)
+
+
+def test_means_of_three_samples_are_not_normal():
+    """Shares of 10 and 01 were .0804 and .0770 with normal means."""
+    task = mf.class_task(targets=[0.6, -0.4], n_samples=6)
+    post = mf.solve(mf.Network("sigmoid", 2), task, 0.6)
+    value, error = by_weight(post, count=1_000_000)
+    for code in post.by_activation([3, 3]).codes:
+        at = int(code.pattern, 2)
+        assert abs(code.weight - value[at, 0]) < 3.0 * error[at, 0], code.label
+        assert error[at, 0] < 6e-4
 
 
 def test_a_code_that_rounding_makes_unstable_is_refused_by_name():
