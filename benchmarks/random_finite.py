@@ -64,6 +64,7 @@ def random_problem(seed, number):
     sigma_a, sigma_w = rng.choice([0.5, 1.0, 2.0]), rng.choice([0.7, 1.0, 1.5])
     network = mf.Network(KINDS[number % len(KINDS)], sigma_a=sigma_a, sigma_w=sigma_w)
     n_samples = float(np.round(10 ** rng.uniform(1, 5)))
+    n_samples = max(n_samples, float(np.ceil(fractions.sum() / fractions.min())))  # a class has a sample
     task = mf.class_task(fractions=fractions / fractions.sum(), targets=targets, n_samples=n_samples)
     return network, task, float(10 ** rng.uniform(-3, 0))
 

@@ -22,6 +22,7 @@ def random_task(seed):
     targets = rng.uniform(-1, 1, (n_classes, rank)) @ rng.uniform(-1, 1, (rank, m))
     fractions = rng.dirichlet(np.full(n_classes, 4.0)) * 0.7 + 0.3 / n_classes
     n_samples = float(np.round(10 ** rng.uniform(np.log10(n_classes), 5)))
+    n_samples = max(n_samples, float(np.ceil(1.0 / fractions.min())))  # a class has a sample
     tau = float(rng.choice([0.0, 1e-3, 0.1, 1.0]))
     network = mf.Network(name, sigma_a=float(rng.choice([0.5, 1.0, 2.0])), sigma_w=float(rng.choice([0.7, 1.0, 1.5])))
     task = mf.class_task(fractions=fractions / fractions.sum(), targets=targets, n_samples=n_samples)
