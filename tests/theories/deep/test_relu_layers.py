@@ -39,6 +39,13 @@ def test_scales_of_a_homogeneous_phi_are_scales_of_the_outputs(depth, n_samples,
         np.testing.assert_allclose(found.kernel[-1], wanted.kernel[-1], atol=1e-3 * np.abs(wanted.kernel[-1]).max())
 
 
+def test_the_bulk_is_named_by_what_the_prior_of_its_own_layer_has():
+    one, other = solved(), solved(sigma_w=3.0, layer_sigmas=[1.0 / 3.0])
+    for layer in (1, 2):
+        assert other.layer_bulk(layer).pattern == one.layer_bulk(layer).pattern
+    assert one.layer_bulk(2).pattern == "11"  # .42 and .43; the prior .28, that of `other` below it 1.2
+
+
 def test_plain_grids_agree(wide_first):
     found = two_class_violations(wide_first.network.activation, wide_first)
     assert max(found.values()) < 1e-8
