@@ -11,7 +11,7 @@ Both are convex; any u and any P bound the value from both sides, which is the c
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
@@ -68,7 +68,24 @@ def saturated_solve(p: FloatArray, y: FloatArray, tau: float, sigma_a: float, lo
         )
     words = np.array(list(itertools.product((high, low), repeat=n_classes)))
     words = words[np.abs(words).max(axis=1) > 0.0]
-    s = sigma_a**2
+    # J(u; y, tau, s) is homogeneous: solved for the largest |y|, |phi| and sigma_a of 1, where tolerances mean something
+    y_size, phi_size = float(np.abs(y).max()) or 1.0, float(np.abs(words).max())
+    stiffness = (sigma_a * phi_size) ** 2
+    found = _solved(words / phi_size, p, y / y_size, tau / stiffness)
+    return replace(
+        found,
+        words=found.words * phi_size,
+        readout=found.readout * (y_size / phi_size),
+        t=found.t * (y_size / stiffness),
+        objective=found.objective * (y_size**2 / stiffness),
+        gap=found.gap * (y_size**2 / stiffness),
+        residual=found.residual * y_size,
+    )
+
+
+def _solved(words: FloatArray, p: FloatArray, y: FloatArray, tau: float) -> Saturated:
+    """The same for words (n, C), targets and sigma_a of order 1."""
+    s = 1.0
     u, weight = _optimum(words, p, y, tau, s)
     weight, nullity = _spread_out(words, weight, u)
     if tau == 0.0:
