@@ -14,7 +14,7 @@ import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, nnls
 
 from meanfield.numerics.limits import check_time
 from meanfield.validation import FloatArray
@@ -23,6 +23,7 @@ __all__ = ["Saturated", "saturated_solve"]
 
 _SWEEPS = (300, 1_000, 4_000, 15_000)
 _ACTIVE = 1e-5
+_TIED = 1e-6  # of the level, by which a code may miss it
 _SUPPORT = 1e-9  # weight of a code that has any
 _MAX_CLASSES = 12
 
@@ -111,8 +112,46 @@ def _optimum(words: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: flo
         weight = _climb(words, weight, p, y, tau, s, sweeps)
         u, found, optimal = _newton(words, weight, p, y, tau, s)
         if optimal:
-            break
-    return u, found
+            return u, found
+    near, rough = _in_one_go(words, u, p, y, tau, s)
+    again, spread, optimal = _newton(words, rough, p, y, tau, s, near)
+    return (again, spread) if optimal else (u, found)
+
+
+def _in_one_go(
+    words: FloatArray, u: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float
+) -> tuple[FloatArray, FloatArray]:
+    """u and weights by sequential quadratic programming in u and the level, s |sum_c S_c u_c|^2 / 2 <= level: where
+    many codes nearly tie. Weights are those that make the outputs, none negative."""
+    share = np.repeat(p, y.shape[1])
+
+    def lengths(x: FloatArray) -> FloatArray:
+        return np.asarray(x[-1] - 0.5 * s * ((words @ x[:-1].reshape(u.shape)) ** 2).sum(axis=1))
+
+    def slopes(x: FloatArray) -> FloatArray:
+        total = words @ x[:-1].reshape(u.shape)
+        along = (words[:, :, None] * total[:, None, :]).reshape(len(words), -1)
+        return np.hstack([-s * along, np.ones((len(words), 1))])
+
+    def value(x: FloatArray) -> tuple[float, FloatArray]:
+        check_time()
+        slope = tau * x[:-1] / share - y.ravel()
+        return float(0.5 * x[:-1] @ (slope - y.ravel()) + x[-1]), np.append(slope, 1.0)
+
+    level = 0.5 * s * float(((words @ u) ** 2).sum(axis=1).max())
+    end = minimize(
+        value, np.append(u.ravel(), level), jac=True, method="SLSQP", options={"ftol": 1e-16, "maxiter": 1000},
+        constraints=[{"type": "ineq", "fun": lengths, "jac": slopes}],
+    ).x  # fmt: skip
+    near = end[:-1].reshape(u.shape)
+    total = words @ near
+    active = np.flatnonzero(lengths(end) < _TIED * end[-1])
+    made = s * (words[active, :, None] * total[active, None, :]).reshape(len(active), -1)
+    rows, target = np.vstack([made.T, np.ones(len(active))]), np.append((y - tau * near / p[:, None]).ravel(), 1.0)
+    weight = np.zeros(len(words))
+    if len(active):
+        weight[active] = nnls(rows, target)[0]
+    return near, weight
 
 
 def _climb(
@@ -133,11 +172,13 @@ def _climb(
 
 
 def _newton(
-    words: FloatArray, weight: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float
-) -> tuple[FloatArray, FloatArray, bool]:
-    """Newton on |sum_c S_c u_c|^2 = level for the active codes, y = (s M + tau / p) u and sum P = 1."""
+    words: FloatArray, weight: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float,
+    near: FloatArray | None = None,
+) -> tuple[FloatArray, FloatArray, bool]:  # fmt: skip
+    """Newton on |sum_c S_c u_c|^2 = level for the active codes, y = (s M + tau / p) u and sum P = 1, from u `near` or
+    the one that belongs to the weights."""
     n_classes, m = y.shape
-    start = np.linalg.lstsq(s * (words.T * weight) @ words + np.diag(tau / p), y, rcond=1e-13)[0]
+    start = near if near is not None else np.linalg.lstsq(s * (words.T * weight) @ words + np.diag(tau / p), y, rcond=1e-13)[0]
     length = np.linalg.norm(words @ start, axis=1)
     waiting = [np.flatnonzero(length > (1.0 - threshold) * length.max()) for threshold in (_ACTIVE, 1e-3, 1e-7)]
     while waiting:
