@@ -134,10 +134,9 @@ def _saturated(network: Network, task: ClassTask, tau: float) -> DeepSolution:
     found = saturated_solve(
         np.array(task.fractions), np.array(task.targets), tau, network.sigma_a, phi.infimum, phi.supremum
     )
-    scale = max(1.0, abs(found.objective))
     largest = float(np.abs(task.targets).max())
     accepted = min(1e-8 * max(1.0, largest), 1e-4 * largest)  # tiny targets have to be met, too
-    closed = abs(found.gap) <= 1e-8 * scale
+    closed = abs(found.gap) <= 1e-8 * abs(found.objective)  # both are proportional to the square of the targets
     good = closed and found.residual <= accepted
     failed = f"duality gap {found.gap:.1e}"
     if closed:

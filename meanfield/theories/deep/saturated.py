@@ -11,10 +11,10 @@ Both are convex; any u and any P bound the value from both sides, which is the c
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, nnls
 
 from meanfield.numerics.limits import check_time
 from meanfield.validation import FloatArray
@@ -23,6 +23,7 @@ __all__ = ["Saturated", "saturated_solve"]
 
 _SWEEPS = (300, 1_000, 4_000, 15_000)
 _ACTIVE = 1e-5
+_TIED = 1e-6  # of the level, by which a code may miss it
 _SUPPORT = 1e-9  # weight of a code that has any
 _MAX_CLASSES = 12
 
@@ -68,44 +69,96 @@ def saturated_solve(p: FloatArray, y: FloatArray, tau: float, sigma_a: float, lo
         )
     words = np.array(list(itertools.product((high, low), repeat=n_classes)))
     words = words[np.abs(words).max(axis=1) > 0.0]
-    s = sigma_a**2
-    u, weight = _optimum(words, p, y, tau, s)
+    # J is homogeneous: solved for the largest |y|, the largest |phi| and sigma_a of 1, where tolerances mean something
+    y_size, phi_size = float(np.abs(y).max()) or 1.0, float(np.abs(words).max())
+    stiffness = (sigma_a * phi_size) ** 2
+    found = _solved(words / phi_size, p, y / y_size, tau / stiffness)
+    return replace(
+        found,
+        words=found.words * phi_size,
+        readout=found.readout * (y_size / phi_size),
+        t=found.t * (y_size / stiffness),
+        objective=found.objective * (y_size**2 / stiffness),
+        gap=found.gap * (y_size**2 / stiffness),
+        residual=found.residual * y_size,
+    )
+
+
+def _solved(words: FloatArray, p: FloatArray, y: FloatArray, tau: float) -> Saturated:
+    """The same for words (n, C), targets and sigma_a of order 1."""
+    u, weight = _optimum(words, p, y, tau)
     weight, nullity = _spread_out(words, weight, u)
     if tau == 0.0:
         u = _shortest(words, weight, u, p)
     total = words @ u
     length = (total**2).sum(axis=1)
-    objective = float(-np.sum(u * y) + 0.5 * tau * np.sum(u**2 / p[:, None]) + 0.5 * s * length.max())
-    matrix = s * (words.T * weight) @ words + tau * np.diag(1.0 / p)
+    objective = float(-np.sum(u * y) + 0.5 * tau * np.sum(u**2 / p[:, None]) + 0.5 * length.max())
+    matrix = (words.T * weight) @ words + tau * np.diag(1.0 / p)
     solved = np.linalg.lstsq(matrix, y, rcond=1e-12)[0]
     residual = float(np.abs(y - matrix @ u).max())
     primal = 0.5 * float(np.sum(y * solved)) if np.abs(matrix @ solved - y).max() < 1e-8 * np.abs(y).max() else np.inf
     kept = np.flatnonzero(weight > _SUPPORT)
     kept = kept[np.argsort(-weight[kept], kind="stable")]
     return Saturated(
-        words[kept], weight[kept], s * total[kept], u / p[:, None], objective, objective + primal, residual, nullity
+        words[kept], weight[kept], total[kept], u / p[:, None], objective, objective + primal, residual, nullity
     )
 
 
-def _optimum(words: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float) -> tuple[FloatArray, FloatArray]:
+def _optimum(words: FloatArray, p: FloatArray, y: FloatArray, tau: float) -> tuple[FloatArray, FloatArray]:
     """u and weights: a climb, ended by Newton as soon as that finds an optimum; beside transitions climbs are long."""
     weight = np.full(len(words), 1.0 / len(words))
     for sweeps in _SWEEPS:
-        weight = _climb(words, weight, p, y, tau, s, sweeps)
-        u, found, optimal = _newton(words, weight, p, y, tau, s)
+        weight = _climb(words, weight, p, y, tau, sweeps)
+        u, found, optimal = _newton(words, weight, p, y, tau)
         if optimal:
-            break
-    return u, found
+            return u, found
+    near, rough = _in_one_go(words, u, p, y, tau)
+    again, spread, optimal = _newton(words, rough, p, y, tau, near)
+    return (again, spread) if optimal else (u, found)
 
 
-def _climb(
-    words: FloatArray, weight: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float, sweeps: int
-) -> FloatArray:
+def _in_one_go(
+    words: FloatArray, u: FloatArray, p: FloatArray, y: FloatArray, tau: float
+) -> tuple[FloatArray, FloatArray]:
+    """u and weights by sequential quadratic programming in u and the level, |sum_c S_c u_c|^2 / 2 <= level: where
+    many codes nearly tie. Weights are those that make the outputs, none negative."""
+    share = np.repeat(p, y.shape[1])
+
+    def lengths(x: FloatArray) -> FloatArray:
+        return np.asarray(x[-1] - 0.5 * ((words @ x[:-1].reshape(u.shape)) ** 2).sum(axis=1))
+
+    def slopes(x: FloatArray) -> FloatArray:
+        total = words @ x[:-1].reshape(u.shape)
+        along = (words[:, :, None] * total[:, None, :]).reshape(len(words), -1)
+        return np.hstack([-along, np.ones((len(words), 1))])
+
+    def value(x: FloatArray) -> tuple[float, FloatArray]:
+        check_time()
+        slope = tau * x[:-1] / share - y.ravel()
+        return float(0.5 * x[:-1] @ (slope - y.ravel()) + x[-1]), np.append(slope, 1.0)
+
+    level = 0.5 * float(((words @ u) ** 2).sum(axis=1).max())
+    end = minimize(
+        value, np.append(u.ravel(), level), jac=True, method="SLSQP", options={"ftol": 1e-16, "maxiter": 1000},
+        constraints=[{"type": "ineq", "fun": lengths, "jac": slopes}],
+    ).x  # fmt: skip
+    near = end[:-1].reshape(u.shape)
+    total = words @ near
+    active = np.flatnonzero(lengths(end) < _TIED * end[-1])
+    made = (words[active, :, None] * total[active, None, :]).reshape(len(active), -1)
+    rows, target = np.vstack([made.T, np.ones(len(active))]), np.append((y - tau * near / p[:, None]).ravel(), 1.0)
+    weight = np.zeros(len(words))
+    if len(active):
+        weight[active] = nnls(rows, target)[0]
+    return near, weight
+
+
+def _climb(words: FloatArray, weight: FloatArray, p: FloatArray, y: FloatArray, tau: float, sweeps: int) -> FloatArray:
     """Weights by P <- P |sum_c S_c u_c|, which never raises F."""
     noise = np.diag(tau / p)
     for sweep in range(sweeps):
         check_time()
-        matrix = s * (words.T * weight) @ words + noise
+        matrix = (words.T * weight) @ words + noise
         u = np.linalg.lstsq(matrix, y, rcond=1e-13)[0]
         length = np.linalg.norm(words @ u, axis=1)
         weight = weight * length
@@ -116,33 +169,39 @@ def _climb(
 
 
 def _newton(
-    words: FloatArray, weight: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float
-) -> tuple[FloatArray, FloatArray, bool]:
-    """Newton on |sum_c S_c u_c|^2 = level for the active codes, y = (s M + tau / p) u and sum P = 1."""
+    words: FloatArray, weight: FloatArray, p: FloatArray, y: FloatArray, tau: float,
+    near: FloatArray | None = None,
+) -> tuple[FloatArray, FloatArray, bool]:  # fmt: skip
+    """Newton on |sum_c S_c u_c|^2 = level for the active codes, y = (M + tau / p) u and sum P = 1, from u `near` or
+    the one that belongs to the weights."""
     n_classes, m = y.shape
-    start = np.linalg.lstsq(s * (words.T * weight) @ words + np.diag(tau / p), y, rcond=1e-13)[0]
+    start = (
+        near if near is not None else np.linalg.lstsq((words.T * weight) @ words + np.diag(tau / p), y, rcond=1e-13)[0]
+    )
     length = np.linalg.norm(words @ start, axis=1)
     waiting = [np.flatnonzero(length > (1.0 - threshold) * length.max()) for threshold in (_ACTIVE, 1e-3, 1e-7)]
     while waiting:
         active = waiting.pop(0)
+        if not weight[active].sum() > 0.0:
+            continue
         u, q = start.copy(), weight[active] / weight[active].sum()
         level = float(length.max()) ** 2
         chosen = words[active]
         for _ in range(30):
             check_time()
             total = chosen @ u
-            misfit = y - s * (chosen.T * q) @ total - tau * u / p[:, None]
+            misfit = y - (chosen.T * q) @ total - tau * u / p[:, None]
             slack = (total**2).sum(axis=1) - level
             error = np.concatenate([misfit.ravel(), slack, [1.0 - q.sum()]])
             if np.abs(error).max() < 1e-14 * max(1.0, level):
                 break
             k = len(active)
             matrix = np.zeros((error.size, n_classes * m + k + 1))
-            inner = s * (chosen.T * q) @ chosen + np.diag(tau / p)
+            inner = (chosen.T * q) @ chosen + np.diag(tau / p)
             matrix[: n_classes * m, : n_classes * m] = np.kron(inner, np.eye(m))
             for i in range(k):
                 column = np.outer(chosen[i], total[i]).ravel()
-                matrix[: n_classes * m, n_classes * m + i] = s * column
+                matrix[: n_classes * m, n_classes * m + i] = column
                 matrix[n_classes * m + i, : n_classes * m] = -2.0 * column
             matrix[n_classes * m : -1, -1] = 1.0
             matrix[-1, n_classes * m : -1] = 1.0
@@ -153,7 +212,7 @@ def _newton(
         full = np.zeros(len(words))
         full[active] = q
         total = chosen @ u
-        misfit = y - s * (chosen.T * q) @ total - tau * u / p[:, None]
+        misfit = y - (chosen.T * q) @ total - tau * u / p[:, None]
         slack = (total**2).sum(axis=1) - level  # beside transitions codes that are none seem active
         if max(np.abs(misfit).max(), np.abs(slack).max()) > 1e-9 * max(1.0, level):
             continue

@@ -32,13 +32,13 @@ def test_every_layer_looks_at_the_clock():
         system.averages(order, 1)
 
 
-@pytest.mark.parametrize("name", ["_climb", "_newton", "_spread_out"])
+@pytest.mark.parametrize("name", ["_climb", "_newton", "_in_one_go", "_spread_out"])
 def test_the_saturated_limit_looks_at_the_clock(name):
     words, p, y = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.full(2, 0.5), np.eye(2)
-    weight, last = np.full(3, 1.0 / 3.0), (p, y, 0.1, 1.0)
+    weight, last = np.full(3, 1.0 / 3.0), (p, y, 0.1)
     arguments = {
         "_climb": (words, weight, *last, 5), "_newton": (words, weight, *last),
-        "_spread_out": (np.ones((3, 2)), weight, np.eye(2)),
+        "_in_one_go": (words, np.eye(2), *last), "_spread_out": (np.ones((3, 2)), weight, np.eye(2)),
     }  # fmt: skip
     with time_limit(1e-9), pytest.raises(OutOfTime):
         getattr(saturated, name)(*arguments[name])

@@ -10,7 +10,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit
 
 import meanfield as mf
-from meanfield.theories.deep.saturated import _shortest
+from meanfield.theories.deep.saturated import _shortest, saturated_solve
 
 X, W = np.polynomial.legendre.leggauss(1200)
 X, W = 9.0 * X, 9.0 * W * np.exp(-40.5 * X * X) / math.sqrt(2.0 * math.pi)  # of N(0, 1)
@@ -140,3 +140,37 @@ def test_t_without_noise_where_a_code_without_weight_bounds_it():
     weight = 0.5 * np.array([word.tolist() in ([1.0, 1.0, 0.0], [1.0, 0.0, 1.0]) for word in words])
     u = np.array([[2.0], [0.0], [0.0]])
     np.testing.assert_allclose(_shortest(words, weight, u, np.array([0.1, 0.5, 0.4])), u, atol=1e-7)
+
+
+@pytest.mark.parametrize(("size", "sigma_a"), [(1e-3, 1.0), (1e3, 1.0), (1e-5, 0.01), (1.0, 100.0)])
+def test_saturated_codes_do_not_depend_on_the_size_of_targets(size, sigma_a):
+    """J(u; y, tau, sigma_a) is homogeneous: at 1e-3 codes that are none were certified, J off by 2e-4 of it."""
+    p, y = np.array([0.46, 0.06, 0.48]), np.where(np.eye(3, dtype=bool), 1.0, 3.5 - math.sqrt(10.0))
+    one, other = (
+        mf.solve(mf.Network("sigmoid", 2, sigma_a=s), mf.class_task(p, targets=scale * y), 1e-5 * s**2)
+        for scale, s in ((1.0, 1.0), (size, sigma_a))
+    )
+    assert [code.pattern for code in other.codes] == [code.pattern for code in one.codes]
+    np.testing.assert_allclose(other.solution.weight, one.solution.weight, atol=1e-8)
+    np.testing.assert_allclose(other.solution.readout, size * one.solution.readout, rtol=1e-8, atol=1e-9 * size)
+    assert other.free_energy == pytest.approx(size**2 / sigma_a**2 * one.free_energy, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("y", "tau"),
+    [
+        ([[0, -2, -2], [0, -2, 0], [0, 2, -1], [-2, -1, 2], [2, 1, 1]], 0.0),
+        ([[2, -1], [1, 0], [-1, 0], [1, 0], [0, -2]], 0.05),
+    ],
+)
+def test_saturated_codes_that_nearly_tie(y, tau):
+    """The climb does not tell which codes have weight; both were refused, with a gap as large as J."""
+    y, p, words = np.array(y) / 2.0, np.full(5, 0.2), np.array(list(itertools.product((1.0, -1.0), repeat=5)))
+    found = saturated_solve(p, y, tau, 1.0, -1.0, 1.0)
+    u = found.t * p[:, None]
+    upper = -np.sum(u * y) + 0.5 * tau * np.sum(u**2) / 0.2 + 0.5 * ((words @ u) ** 2).sum(axis=1).max()
+    matrix = (found.words.T * found.weight) @ found.words + tau / 0.2 * np.eye(5)
+    lower = -0.5 * np.sum(y * (np.linalg.pinv(matrix) @ y))
+    assert found.weight.min() > 0.0
+    assert found.weight.sum() == pytest.approx(1.0, abs=32e-9)  # of 32 codes those below 1e-9 are not listed
+    assert (upper, lower) == (pytest.approx(found.objective, rel=1e-10), pytest.approx(found.objective, rel=1e-9))
