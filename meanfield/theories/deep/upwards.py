@@ -29,7 +29,7 @@ Report = Callable[[str, int, float], None]
 
 _FEW = (15.0, 50.0)  # samples per class that are tried, from the fewest
 _LEARNED = 0.7  # of the prior's d of the last layer: what neurons that have no codes keep
-_FIRST, _LONGEST, _SHORTEST = math.log(2.0), math.log(6.0), 0.05  # steps in ln P
+_FIRST, _LONGEST, _SHORTEST = math.log(2.0), math.log(3.0), 0.05  # steps in ln P
 _LONGER, _SHORTER, _EASY = 1.6, 0.5, 4  # after so many corrections at most
 _CORRECTIONS, _PATIENCE = 8, 2
 _POINTS = 3  # solutions that are extrapolated from
