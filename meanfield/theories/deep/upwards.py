@@ -27,13 +27,14 @@ __all__ = ["from_few", "with_samples"]
 
 Report = Callable[[str, int, float], None]
 
-_FEW = (15.0, 50.0)  # samples per class that are tried, from the fewest
+_FEW = (15.0, 50.0, 150.0, 500.0)  # samples per class that are tried, from the fewest
 _LEARNED = 0.7  # of the prior's d of the last layer: what neurons that have no codes keep
+_ALL_CODED = 1e4  # samples, from which on no class is without codes
 _FIRST, _LONGEST, _SHORTEST = math.log(2.0), math.log(3.0), 0.05  # steps in ln P
 _LONGER, _SHORTER, _EASY = 1.6, 0.5, 4  # after so many corrections at most
 _CORRECTIONS, _PATIENCE = 8, 2
 _POINTS = 3  # solutions that are extrapolated from
-_ONE_STEP = 1e10  # multiplications
+_ONE_STEP, _TWO_LAYERS = 1e10, 2e10  # multiplications in a step, and on all ways of two layers
 _LEAST = 1e-9  # eigenvalues, in units of the largest, that count
 
 
@@ -52,15 +53,16 @@ def from_few(problem: DeepProblem, rough: float, report: Report | None = None) -
         If it is found at none of a few small P, or lost on the way; the text says where.
     """
     error = NotCovered("the branch with codes was not found at few samples")
-    for samples in _FEW:
-        if samples * len(problem.n) > 0.7 * problem.n_samples:
-            break
-        try:
-            return _followed(problem, samples * len(problem.n), rough, report)
-        except NotCovered as reason:
-            error = reason
-        except (OutOfWork, np.linalg.LinAlgError):
-            continue
+    with counted(_TWO_LAYERS if problem.depth == 2 else math.inf):
+        for samples in _FEW:
+            if samples * len(problem.n) > 0.7 * problem.n_samples:
+                break
+            try:
+                return _followed(problem, samples * len(problem.n), rough, report)
+            except NotCovered as reason:
+                error = reason
+            except (OutOfWork, np.linalg.LinAlgError):
+                continue
     raise error
 
 
@@ -72,8 +74,7 @@ def _followed(problem: DeepProblem, samples: float, rough: float, report: Report
         system = System(few, COARSE)
         order = readout_minimum(system, planted(few))[0]
         found = newton(system, relax(system, order, critical=True), rough, progress=report)
-    coded = system.combined(found.averages)[-1].d.mean() < _LEARNED * prior_kernels(few)[1][-1]
-    if not (found.residual <= rough and coded):
+    if not (found.residual <= rough and _kept(system, found).mean() < _LEARNED):
         raise NotCovered(f"the branch with codes was not found at {samples:.3g} samples")
     known, step = [(size, system.unpack(found.x))], _FIRST
     while size < goal:
@@ -100,7 +101,19 @@ def _followed(problem: DeepProblem, samples: float, rough: float, report: Report
             if step < _SHORTEST:
                 there = system.problem.n_samples
                 raise NotCovered(f"the branch with codes was lost at {there:.4g} samples, followed upwards")
+    kept = _kept(system, found)
+    if problem.n_samples > _ALL_CODED and kept.max() > _LEARNED:
+        without = int(np.argmax(kept)) + 1
+        raise NotCovered(f"class {without} has no codes on the branch that was followed from {samples:.3g} samples")
     return system, found
+
+
+def _kept(system: System, found: Found) -> FloatArray:
+    """d of the last layer, in units of the prior's, of the classes (C,) that can have codes: 0 of odd phi and y = 0."""
+    problem = system.problem
+    d = system.combined(found.averages)[-1].d / prior_kernels(problem)[1][-1]
+    free = problem.phi.parity == "odd" and (problem.y == 0.0).all(axis=1)
+    return np.where(free, 0.0, d)
 
 
 def _extrapolated(known: list[tuple[float, Order]], end: float, shares: FloatArray) -> Order:
