@@ -176,6 +176,38 @@ def test_codes_that_planted_starts_do_not_lead_to_are_followed_from_few_samples(
     assert (kernel[:, 0, 0] - kernel[:, 0, 1]).min() > 5e-3  # codes
 
 
+def test_two_layers_that_planted_starts_lose_at_many_samples_are_followed_from_few():
+    """Weak targets: neurons are soft up to 10^5 samples; the readout tends to that of the limit."""
+    network = mf.Network("logistic", 2, sigma_a=0.7, sigma_w=1.25)
+    task = mf.class_task(fractions=[0.2866, 0.7134], targets=[[1.0, 0.8], [0.8, 1.0]], n_samples=1e5)
+    problem, _ = problem_of(network, task, 0.003)
+    system, found = upwards.from_few(problem, 5e-5)
+    assert found.residual <= 5e-5
+    limit = mf.class_task(fractions=[0.2866, 0.7134], targets=[[1.0, 0.8], [0.8, 1.0]], n_samples=np.inf)
+    there = mf.solve(network, limit, 0.003, progress=False).solution
+    assert np.abs(system.unpack(found.x).t - there.t).max() < 0.03 * np.abs(there.t).max()
+    assert system.free_energy(found.x, found.averages) / 1e5 == pytest.approx(there.free_energy, abs=0.03)
+
+
+def test_powers_of_the_number_of_samples_are_continued_exactly():
+    """Also those of the first layer's fields, whose conjugate comes ever closer to an instability."""
+    shares, turned = np.array([0.3, 0.7]), np.array([[0.8, 0.6], [-0.6, 0.8]])
+
+    def order(size):
+        samples = np.exp(size)
+        d = np.array([[0.2, 0.3]]) * samples**-0.1
+        fields = (turned * [5.0 * samples**-0.5, 0.1 * samples**-1.2]) @ turned.T
+        tilde = np.linalg.inv(np.linalg.inv(fields) + np.diag(samples * shares * d[0]))
+        apart = np.array([[[1.0, -1.0], [-1.0, 1.0]]]) * samples**-0.5
+        delta, t = np.array([[-0.3, -0.1]]) * samples**-0.6, np.array([[2.0], [-1.0]]) * samples**0.2
+        return Order(0.25 + apart, d, tilde[None], delta, t)
+
+    sizes, end = [3.0, 4.0, 5.0], 6.3
+    found, wanted = upwards._extrapolated([(size, order(size)) for size in sizes], end, shares), order(end)
+    for name in ("kernel", "d", "tilde", "delta", "t"):
+        assert getattr(found, name) == pytest.approx(getattr(wanted, name), rel=1e-9)
+
+
 def test_two_classes_on_three_layers_start_from_kernels_that_codes_ask_for():
     """What they share in the middle layer's kernel is .21, of the prior .27; from 30 samples upwards the same."""
     network = mf.Network("sigmoid", 3, readout_exponent=1.0 / 3.0)
@@ -194,7 +226,7 @@ def test_too_few_samples_and_branches_without_codes_are_no_start():
     with pytest.raises(NotCovered, match="few samples"):
         upwards.from_few(problem, 5e-5)
     problem, _ = problem_of(network, mf.class_task(targets=[1.0, -1.0], n_samples=1000), 50.0)
-    with pytest.raises(NotCovered, match="not found at 100 samples"):
+    with pytest.raises(NotCovered, match="not found at 300 samples"):
         upwards.from_few(problem, 5e-5)
 
 
