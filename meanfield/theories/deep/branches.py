@@ -48,7 +48,7 @@ _ROUGH, _ASTRAY = 5e-5, 0.1  # residual at the coarse quadrature, and from which
 _GOOD = 1e-6  # residual that is asked for of a solution that is only a start
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
-_NARROW = 1e4  # samples, from which on planted starts of two layers may be lost
+_NARROW = 1e4  # samples, from which on planted starts of two layers may be lost, as those of three are
 _CLIMB = 1.2e7  # samples, from which on three and more layers are reached from fewer
 _RUNG = 1.25  # times as many samples at a time
 _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at which it was lost
@@ -146,7 +146,8 @@ def coarse_starts(problem: DeepProblem, report: Report | None = None) -> list[Wa
     starts: list[Way] = [partial(_from_plant, problem, report, limit) for limit in plants]
     if has_limit(problem) and not patched(problem):
         starts.insert(0, partial(_from_limit, problem, report))
-    if (problem.depth > 2 or problem.n_samples > _NARROW) and not patched(problem) and problem.depth > 1:
+    narrow = problem.depth > 2 or (problem.depth == 2 and problem.n_samples > _NARROW)
+    if narrow and not patched(problem):
         starts.insert(len(starts) - 1, partial(from_few, problem, _ROUGH, report))
     soft = problem.depth > 2 and many and has_limit(problem)  # what classes share is far from the prior
     three = len(problem.n) > 2 and (problem.depth > 2 or (many and not patched(problem) and problem.depth == 2))
