@@ -11,7 +11,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.certificate import DeepCertificate
 from meanfield.theories.deep.coverage import refuses
-from meanfield.theories.deep.reduced import reduced_solve
+from meanfield.theories.deep.reduced import reduced_solve, usual_starts
 from meanfield.theories.deep.rules import code_words
 from meanfield.theories.deep.saturated import saturated_solve
 from meanfield.theories.deep.silent import falls_silent
@@ -73,7 +73,8 @@ def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
     """Exponent 1 / L: t ~ P^(1/L - 1) vanishes, and with it the training residual at any tau."""
     problem = deep_problem(network, task, tau)
     common, own, _ = prior_kernels(problem)
-    found = reduced_solve(problem)
+    starts = usual_starts(problem)
+    found = reduced_solve(problem, starts)
     n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
     order = np.argsort(-np.round(found.weight, 9), kind="stable")
     weight = np.maximum(found.weight[order], 0.0) / np.maximum(found.weight, 0.0).sum()
@@ -108,7 +109,15 @@ def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
         activation_variance=variance,
         patterns=tuple(code_words(network.activation, activation).tolist()),
         second_readout=np.einsum("g,gi,gj->ij", weight, readout, readout),
-        certificate=DeepCertificate.of(found.residual, found.residual, max(found.excess, 0.0), nullity=found.nullity),
+        certificate=DeepCertificate.of(
+            found.residual,
+            found.residual,
+            max(found.excess, 0.0),
+            nullity=found.nullity,
+            searched=(
+                f"the best of {starts} descents over laws of codes; that no other has a larger Phi is not proven",
+            ),
+        ),
         status=Status.NO_MAXIMUM if silent else Status.OPTIMAL if good else Status.RESIDUAL,
         message=(
             f"{_SILENT.format(lower)} and not {rate}; use readout_exponent=1, two layers, or a phi with a scale"

@@ -27,8 +27,9 @@ from meanfield.theories.deep.start import prior_kernels, saturated_weights
 from meanfield.theories.deep.system import DeepProblem
 from meanfield.validation import FloatArray
 
-__all__ = ["Reduced", "reduced_solve"]
+__all__ = ["Reduced", "reduced_solve", "usual_starts"]
 
+_STARTS, _STARTS_PER_TARGET = 24, 6
 _MOST_SETS = 12
 _MOST_MORE = 4
 _LIGHT = 0.003  # weight that a code begins with
@@ -81,7 +82,12 @@ class Reduced:
     nullity: int = 0
 
 
-def reduced_solve(problem: DeepProblem, starts: int = 24) -> Reduced:
+def usual_starts(problem: DeepProblem) -> int:
+    """How many descents leave few local minima: more where there are more targets."""
+    return max(_STARTS, _STARTS_PER_TARGET * problem.y.size)
+
+
+def reduced_solve(problem: DeepProblem, starts: int) -> Reduced:
     """Solve the reduced problem of a problem whose n are the fractions p_c, at any tau, from so many random starts."""
     reduction = Reduction(problem)
     found = reduction.solve(starts)

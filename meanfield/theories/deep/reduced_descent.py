@@ -32,6 +32,7 @@ _STEPS = 300  # of each
 _MOST_CODES = 16
 LEAST = 1e-4  # weight of a code
 SAME = 0.02  # of the range of phi: activations of codes that are one
+_COMMON = 3.0  # field of a code that is on in all classes
 _RANK = 1e-9  # of the largest eigenvalue
 
 
@@ -77,14 +78,18 @@ def descents(reduction: Reduction, words: FloatArray, weight: FloatArray, starts
     found = [descend(reduction, 1.1 * signs[active], weight[active])]
     for k in range(starts):
         count = least + k // 2 % (most - least + 1)
-        if k % 2:  # along few directions, which many layers favour and random codes do not lead to
+        if k % 4 == 3:  # many codes along one direction, one of them on in all classes: its fields cost nothing
+            field = 1.5 * np.outer(rng.normal(size=most), rng.normal(size=n_classes))
+            if not reduction.odd:
+                field = np.vstack([field + rng.normal(size=(most, 1)), np.full(n_classes, _COMMON)])
+        elif k % 2:  # along few directions, which many layers favour and random codes do not lead to
             rank = 1 + k // 2 % max(1, n_classes - 2)
             field = 1.5 * rng.normal(size=(count, rank)) @ rng.normal(size=(rank, n_classes)) / math.sqrt(rank)
             field = field if reduction.odd else field + rng.normal(size=(count, 1))
         else:
             field = rng.choice([-1.0, 1.0], size=(count, n_classes)) * rng.uniform(0.3, 2.0)
             field = field + 0.2 * rng.normal(size=field.shape)
-        found.append(descend(reduction, field, rng.uniform(0.5, 1.0, count)))
+        found.append(descend(reduction, field, rng.uniform(0.5, 1.0, len(field))))
     return sorted((end for end in found if end is not None and end.cost < math.inf), key=lambda end: end.cost)
 
 
