@@ -250,7 +250,7 @@ def test_reduced_problem_of_two_classes():
 
 
 def test_reduced_problem_of_three_classes():
-    found = reduced_solve(DeepProblem(SIGMOID, 2, np.full(3, 1 / 3), np.eye(3), 0.0, 1.0))
+    found = reduced_solve(DeepProblem(SIGMOID, 2, np.full(3, 1 / 3), np.eye(3), 0.0, 1.0), 24)
     np.testing.assert_allclose(np.sort(found.readout), np.tile([-1.9171, 1.7353, 1.7353], (3, 1)), atol=1e-4)
     np.testing.assert_allclose(np.sort(found.field), np.tile([-1.1228, 1.1953, 1.1953], (3, 1)), atol=1e-4)
     np.testing.assert_allclose(found.t[0], [9.6977, -3.6421, -3.6421], atol=1e-4)
@@ -276,7 +276,7 @@ def test_reduced_problem_of_three_classes():
 
 def test_reduced_problem_balances_by_scales_of_the_weights():
     """sigma_w = g with gain 1 is sigma_w = 1 with gain g."""
-    scaled = reduced_solve(DeepProblem(SIGMOID, 3, np.full(2, 0.5), TWO, 0.0, 1.0, 1.69, (1.69, 1.69)))
+    scaled = reduced_solve(DeepProblem(SIGMOID, 3, np.full(2, 0.5), TWO, 0.0, 1.0, 1.69, (1.69, 1.69)), 24)
     steep = reduced_solve(DeepProblem(mf.activation("sigmoid", gain=1.3), 3, np.full(2, 0.5), TWO, 0.0, 1.0), 24)
     np.testing.assert_allclose(scaled.kappa, steep.kappa, rtol=1e-9)
     np.testing.assert_allclose(np.abs(scaled.t), np.abs(steep.t), rtol=1e-9)

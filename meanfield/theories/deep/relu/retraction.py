@@ -1,4 +1,4 @@
-"""Steps along which no mode of the bulk reaches gain 1 (relu/THEORY.md, "Modes near to gain 1").
+"""Steps along which no mode of the bulk reaches gain 1 (relu/THEORY.md, "From a linear network").
 
 What a mode has depends on 1 - gain, which a step that is small in all unknowns may take below zero. Here 1 - gain
 changes by the factor that its derivative gives, and a conjugate is stretched along the field of the mode to that.
