@@ -53,10 +53,19 @@ def test_classes_at_finite_p(size):
     np.testing.assert_allclose(post.solution.t / size, reference.solution.t / 1e-3, rtol=2e-2, atol=1e-3)
 
 
-def test_saturated_last_layer():
-    # Was certified with a residual of a third of the targets; the gap is closed.
-    with pytest.raises(mf.ConvergenceError, match=r"residual .* of targets up to 1.0e-10"):
-        mf.solve(mf.Network("sigmoid", depth=2), mf.class_task([0.6, 0.4], targets=[1e-10, -4e-11]), tau=0.01)
+@pytest.mark.parametrize("size", [1e-3, 1e-10])
+def test_saturated_last_layer(size):
+    """J is homogeneous of degree two: was certified with a residual of a third of the targets, and refused later."""
+
+    def solved(size):
+        return mf.solve(
+            mf.Network("sigmoid", depth=2), mf.class_task([0.6, 0.4], targets=[size, -0.4 * size]), tau=0.01
+        )
+
+    post, reference = solved(size), solved(1.0)
+    np.testing.assert_allclose(post.solution.t / size, reference.solution.t, rtol=1e-9)
+    np.testing.assert_allclose(post.solution.weight, reference.solution.weight, rtol=1e-9)
+    np.testing.assert_allclose(post.solution.readout / size, reference.solution.readout, rtol=1e-9)
 
 
 @pytest.mark.parametrize("size", [1e-13, 1e-15, 1e-30])

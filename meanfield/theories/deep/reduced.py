@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import least_squares, minimize
 
 from meanfield.numerics.limits import check_time
-from meanfield.theories.deep.reduced_descent import LEAST, SAME, End, descend, descents
+from meanfield.theories.deep.reduced_descent import LEAST, SAME, SHARP, End, descend, descents
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.saturated import largest_entropy
 from meanfield.theories.deep.site import noisy_means
@@ -234,7 +234,7 @@ class Reduction:
                 if not (len(others) and result.excess > _HIGHER):
                     break
                 field, shares = np.vstack([result.field, others[:1]]), np.append(result.weight.clip(LEAST), _LIGHT)
-                again = descend(self, field, shares, fine=True)
+                again = descend(self, field, shares, SHARP)
                 if again is None or again.cost >= -result.objective - _HIGHER:
                     break
                 least = min(least, again.cost)

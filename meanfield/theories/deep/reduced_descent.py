@@ -23,16 +23,23 @@ from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.system import DeepProblem
 from meanfield.validation import FloatArray
 
-__all__ = ["LEAST", "SAME", "End", "descend", "descents"]
+__all__ = ["LEAST", "SAME", "SHARP", "End", "descend", "descents"]
 
 # eps, of the mean eigenvalue of H at first, and delta, of the square of the largest |phi| times sigma_a^2. eps is the
 # last to fall: fields of no extent are a minimum of their own without it.
 _SMOOTH = ((1e-1, 1e-2), (1e-2, 1e-4), (1e-2, 1e-6), (1e-4, 1e-7), (1e-7, 1e-8), (1e-12, 1e-8))
+# The same from where the penalty is nearly linear in H and the problem nearly convex, and little smoothed at once.
+_SLOWLY = (
+    (1e1, 1e-2), (3.0, 1e-2), (1.0, 1e-3), (0.3, 1e-3), (1e-1, 1e-4), (3e-2, 1e-5), (1e-2, 1e-6), (1e-3, 1e-6),
+    *_SMOOTH[-3:],
+)  # fmt: skip
+SHARP = _SMOOTH[-2:]
 _STEPS = 300  # of each
 _MOST_CODES = 16
 LEAST = 1e-4  # weight of a code
 SAME = 0.02  # of the range of phi: activations of codes that are one
 _COMMON = 3.0  # field of a code that is on in all classes
+_FEW = 2  # number of the start after which slow descents begin: a search from few starts has none
 _RANK = 1e-9  # of the largest eigenvalue
 
 
@@ -89,19 +96,20 @@ def descents(reduction: Reduction, words: FloatArray, weight: FloatArray, starts
         else:
             field = rng.choice([-1.0, 1.0], size=(count, n_classes)) * rng.uniform(0.3, 2.0)
             field = field + 0.2 * rng.normal(size=field.shape)
-        found.append(descend(reduction, field, rng.uniform(0.5, 1.0, len(field))))
+        slowly = k > _FEW and k % 4 == 2
+        found.append(descend(reduction, field, rng.uniform(0.5, 1.0, len(field)), _SLOWLY if slowly else _SMOOTH))
     return sorted((end for end in found if end is not None and end.cost < math.inf), key=lambda end: end.cost)
 
 
-def descend(reduction: Reduction, field: FloatArray, weight: FloatArray, fine: bool = False) -> End | None:
-    """The end of a descent from codes with these fields and weights; None where numbers do not bear it.
-
-    `fine`: little is smoothed from the first step on.
-    """
+def descend(
+    reduction: Reduction, field: FloatArray, weight: FloatArray, smooth: tuple[tuple[float, float], ...] = _SMOOTH
+) -> End | None:
+    """The end of a descent from codes with these fields and weights, less and less smoothed; None where numbers do not
+    bear it."""
     shape, cost = field.shape, _Cost(reduction)
     x = np.concatenate([field.ravel(), np.log(weight / weight.sum())])
     size = cost.size(field, weight / weight.sum())
-    for eps, delta in _SMOOTH[-2 if fine else 0 :]:
+    for eps, delta in smooth:
         check_time()
         try:
             x = minimize(
