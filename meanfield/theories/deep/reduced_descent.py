@@ -85,12 +85,11 @@ def descents(reduction: Reduction, words: FloatArray, weight: FloatArray, starts
     found = [descend(reduction, 1.1 * signs[active], weight[active])]
     for k in range(starts):
         count = least + k // 2 % (most - least + 1)
-        if k % 4 == 3:  # many codes along one direction, one of them on in all classes: its fields cost nothing
-            field = 1.5 * np.outer(rng.normal(size=most), rng.normal(size=n_classes))
-            if not reduction.odd:
-                field = np.vstack([field + rng.normal(size=(most, 1)), np.full(n_classes, _COMMON)])
+        if k % 4 == 3 and not reduction.odd:  # many along one direction, one on in all classes: its fields cost nothing
+            field = 1.5 * np.outer(rng.normal(size=most), rng.normal(size=n_classes)) + rng.normal(size=(most, 1))
+            field = np.vstack([field, np.full(n_classes, _COMMON)])
         elif k % 2:  # along few directions, which many layers favour and random codes do not lead to
-            rank = 1 + k // 2 % max(1, n_classes - 2)
+            rank = 1 + (k // 2 if reduction.odd else k // 4) % max(1, n_classes - 2)
             field = 1.5 * rng.normal(size=(count, rank)) @ rng.normal(size=(rank, n_classes)) / math.sqrt(rank)
             field = field if reduction.odd else field + rng.normal(size=(count, 1))
         else:
