@@ -20,7 +20,7 @@ from collections import Counter
 
 import numpy as np
 from children import in_child
-from random_deep import random_problem, words
+from random_deep import attempt, random_problem, words
 
 import meanfield as mf
 from meanfield.theories.deep.branches import coarse_starts
@@ -74,13 +74,9 @@ def neighbour(network, task, tau, near):
 def looked_at(problem, options):
     """(outcome, text, CPU seconds of the solve and of the search, names and Phi of larger ones)."""
     began = time.process_time()
-    try:
-        post = mf.solve(*problem, progress=False)
-    except mf.ConvergenceError as error:
-        return "no solution", str(error), time.process_time() - began, 0.0, []
-    except ValueError as error:
-        return "refused", str(error), time.process_time() - began, 0.0, []
-    took = time.process_time() - began
+    outcome, text, took, post = attempt(problem)
+    if post is None:
+        return outcome, text, took, 0.0, []
     least = post.free_energy + LARGER * max(1.0, abs(post.free_energy))
     found, tried = {}, 0
     for name, phi in ends(*problem, options.seed, options.starts):

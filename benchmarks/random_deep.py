@@ -74,19 +74,24 @@ def solved(problem, seconds):
 
 def outcome_of(problem):
     """The same, without a limit."""
-    start, solution = time.process_time(), None
+    outcome, text, took, post = attempt(problem)
+    return outcome, text, took, None if post is None or problem[0].activation.name == "relu" else post.solution
+
+
+def attempt(problem):
+    """(outcome, text, CPU seconds, posterior) of a solve; the posterior is None where there is no answer."""
+    start, post = time.process_time(), None
     try:
         post = mf.solve(*problem, progress=False)
-        solution, proof = post.solution, post.certificate
-        outcome, text = "certified", f"residual {proof.residual:.0e}; " + "; ".join(solution.notes)
+        proof = post.certificate
+        outcome, text = "certified", f"residual {proof.residual:.0e}; " + "; ".join(post.solution.notes)
     except mf.ConvergenceError as error:
         outcome, text = "no solution", str(error)
     except ValueError as error:
         outcome, text = "refused", str(error)
     except Exception as error:  # counted as a fault, whatever it is
         outcome, text = "OTHER", f"{type(error).__name__}: {error}"
-    took = time.process_time() - start
-    return outcome, text, took, None if problem[0].activation.name == "relu" else solution
+    return outcome, text, time.process_time() - start, post
 
 
 def integrated_again(network, task, tau, solution, seed):

@@ -260,8 +260,7 @@ def violations_with_errors(problem, span, s, scramblings=8, log2_points=13, seed
     }
     least = 1.0
     for layer in range(1, depth):
-        last, scale = layer == depth - 1, problem.scales[layer - 1]
-        push = scale * problem.ratios[layer] / problem.ratios[layer - 1]
+        last, scale, push = layer == depth - 1, problem.scales[layer - 1], problem.push[layer - 1]
         if last:
             root, delta = math.sqrt(problem.readout_variance) * s.t @ span, np.zeros(len(n))
         else:

@@ -147,7 +147,7 @@ class ExchangeLayer:
             parts = self.parts(nodes, columns, split)
             for i, (prior, (log, v)) in enumerate(zip(nodes.prior(), parts)):
                 one = coefficients(v)
-                weight = one[..., 0] if nodes.sector is not None else one[..., 0].sum(axis=0)[None]
+                weight = nodes.by_part(one[..., 0])
                 height, law = nodes.law(i, weight)
                 total = contracted(
                     *nodes.halves(np.ascontiguousarray(one.transpose(0, 2, 1)), algebra.products), law, algebra

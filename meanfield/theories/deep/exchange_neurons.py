@@ -78,9 +78,8 @@ def class_law(layer: ExchangeLayer, setting: Setting) -> ClassLaw:
         for i, (prior, (near, terms)) in enumerate(zip(nodes.prior(), nodes.terms())):
             split, log = nodes.weights(terms, share[:, :, near])
             parts = nodes.spread(split.sum(axis=2)[..., None])
-            weight = parts[..., 0] if nodes.sector is not None else parts[..., 0].sum(axis=0)[None]
             others = power(np.ascontiguousarray(parts.transpose(0, 2, 1)), count - 1, _PLAIN)
-            height, rest = nodes.others(i, weight, others)
+            height, rest = nodes.others(i, nodes.by_part(parts[..., 0]), others)
             rest = np.stack([rest[:, nodes.rows]] * 2)
             if nodes.sector is not None:
                 active = np.arange(2)[:, None] + np.arange(count)

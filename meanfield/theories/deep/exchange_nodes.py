@@ -16,7 +16,7 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.class_tables import class_columns
 from meanfield.theories.deep.compiled.generated.site import ORDERS
-from meanfield.theories.deep.exchange_sectors import Parts, Sector, sectors_of
+from meanfield.theories.deep.exchange_sectors import Contour, Parts, Pushed, Sector, sectors_of
 from meanfield.theories.deep.exchange_sums import halves, power, product, through
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, above, activation_range, threshold
@@ -69,6 +69,10 @@ class Numbers(NamedTuple):
     @property
     def fields(self) -> bool:
         return self.wide > 0.0 or self.common != 0.0
+
+    def log_prior(self, b: FloatArray, step: float) -> FloatArray:
+        """ln of the weight of nodes in b, so far apart, under N(0, kappa)."""
+        return np.asarray(-0.5 * b**2 / self.kappa + math.log(step) - 0.5 * math.log(2.0 * math.pi * self.kappa))
 
 
 class Lattice(NamedTuple):
@@ -133,11 +137,16 @@ class ExchangeNodes:
         """What is summed: these nodes, or those of every sector on its own contour."""
         if not self.sectors:
             yield self
+            return
+        pushed = _pushed(self.numbers, self.lattice)
         for sector in self.sectors:
-            at, h, contour = self.lattice.alpha, self.lattice.h, _parts(self.numbers, self.lattice).contour(sector.y)
-            lattice = self.lattice._replace(law=lambda i: (slice(0, len(h)), contour.at(at[i])))  # noqa: B023
-            theta = np.full(len(at), sector.theta)
+            lattice = _along(self.lattice, pushed.contour(sector.y))
+            theta = np.full(len(lattice.alpha), sector.theta)
             yield replace(self, lattice=lattice, theta=theta, sectors=(), sector=sector)
+
+    def by_part(self, v: FloatArray) -> FloatArray:
+        """Weights of one class as `law` has them, from those of its parts (parts, B)."""
+        return v if self.sector is not None else v.sum(axis=0)[None]
 
     def weights(self, terms: FloatArray, share: FloatArray | None) -> tuple[FloatArray, float]:
         """Weights of one class (parts, R, h) from ln of them (R, h), in units of their own, and ln of these units times
@@ -164,7 +173,7 @@ class ExchangeNodes:
     def terms(self) -> Iterator[tuple[slice, FloatArray]]:
         """For every alpha which h there are, and ln of the weight of one class (R, h)."""
         s, b = self.numbers, self.b
-        own = -0.5 * b**2 / s.kappa + math.log(self.lattice.step) - 0.5 * math.log(2.0 * math.pi * s.kappa)
+        own = s.log_prior(b, self.lattice.step)
         for i, theta in enumerate(self.theta):
             near, law = self.lattice.law(i)
             yield near, s.n * self.g[:, near] + law + (own - theta * b)[:, None]
@@ -301,9 +310,9 @@ def nodes_of(phi: Activation, n: FloatArray, rule: Rule, maxima: Maxima, setting
         total, part, cancelled = nodes.by_alpha(log_v)
         heavy, rows = total > total.max() - cut, (part > total.max() - cut).any(axis=0)
         if cancelled > _WAVES:
-            nodes = replace(nodes, on=nodes.means()[1])
-            sectors, of_b, of_alpha, above = sectors_of(_parts(s, lattice, g, nodes.on), lattice.alpha, cut)
-            nodes = replace(nodes, sectors=sectors)
+            on = nodes.means()[1]
+            sectors, of_b, of_alpha, above = sectors_of(_parts(s, lattice, g, on), lattice.alpha, cut)
+            nodes = replace(nodes, on=on, sectors=sectors)
             heavy, rows = of_alpha > -cut, of_b > -cut
         if not rows.any():
             raise NotCovered("the weight of a layer is no number at any of its nodes")
@@ -324,16 +333,22 @@ def nodes_of(phi: Activation, n: FloatArray, rule: Rule, maxima: Maxima, setting
     raise NotCovered("the fields of a layer reach too far for the quadrature")
 
 
-def _parts(s: Numbers, lattice: Lattice, g: FloatArray | None = None, on: FloatArray | None = None) -> Parts:
-    """What sectors are found from, with g (B, H) and which part of every cell is active; else their contours alone."""
-    none = np.empty((0, 0))
-    prior = -0.5 * lattice.b**2 / s.kappa + math.log(lattice.step) - 0.5 * math.log(2.0 * math.pi * s.kappa)
-    value = none if g is None else s.n * g + prior[:, None]
+def _parts(s: Numbers, lattice: Lattice, g: FloatArray, on: FloatArray) -> Parts:
+    """What sectors are found from, with g (B, H) and which part of every cell is active."""
+    value = s.n * g + s.log_prior(lattice.b, lattice.step)[:, None]
+    return Parts(value, on, lattice.b, lattice.step, _pushed(s, lattice), s.gamma)
+
+
+def _pushed(s: Numbers, lattice: Lattice) -> Pushed:
+    """The fields of one class, where an imaginary field is shared."""
     constant = math.log(lattice.cell) - 0.5 * math.log(2.0 * math.pi * s.wide)
-    return Parts(
-        value, none if on is None else on, lattice.b, lattice.step, lattice.h, s.wide, math.sqrt(-s.common), constant,
-        s.gamma, s.classes,
-    )  # fmt: skip
+    return Pushed(lattice.h, s.wide, math.sqrt(-s.common), constant, s.classes)
+
+
+def _along(lattice: Lattice, contour: Contour) -> Lattice:
+    """The lattice with the weights of h on a contour."""
+    whole, alpha = slice(0, len(lattice.h)), lattice.alpha
+    return lattice._replace(law=lambda i: (whole, contour.at(alpha[i])))
 
 
 def _sites(phi: Activation, rule: Rule, s: Numbers, lattice: Lattice) -> SiteNodes:
@@ -415,7 +430,7 @@ def _lattice(
 
 def _log_v(s: Numbers, lattice: Lattice, g: FloatArray) -> tuple[FloatArray, float]:
     """(A, B) ln of the class function, and how far above the ends of the lattice in h its terms are, in nats."""
-    prior = -0.5 * lattice.b**2 / s.kappa + math.log(lattice.step) - 0.5 * math.log(2.0 * math.pi * s.kappa)
+    prior = s.log_prior(lattice.b, lattice.step)
     if s.common < 0.0:
         return _log_waves(s, lattice, g, prior)
     found, above = np.empty((len(lattice.alpha), len(lattice.b))), math.inf
@@ -432,7 +447,7 @@ def _log_v(s: Numbers, lattice: Lattice, g: FloatArray) -> tuple[FloatArray, flo
 
 def _log_waves(s: Numbers, lattice: Lattice, g: FloatArray, prior: FloatArray) -> tuple[FloatArray, float]:
     """The same where alpha is imaginary: one wave in h for each, times the same weights."""
-    contour = _parts(s, lattice).contour(0.0)
+    contour = _pushed(s, lattice).contour(0.0)
     spend(2.0 * g.size * len(lattice.alpha))
     terms = s.n * g + contour.height
     top = terms.max(axis=1)

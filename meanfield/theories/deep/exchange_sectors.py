@@ -18,7 +18,7 @@ from scipy.optimize import minimize_scalar
 from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
-__all__ = ["Contour", "Parts", "Sector", "sectors_of"]
+__all__ = ["Contour", "Parts", "Pushed", "Sector", "sectors_of"]
 
 _CLOSE = 0.15  # of y, in standard deviations of alpha
 _TIE = 1e-300
@@ -34,6 +34,23 @@ class Contour(NamedTuple):
     def at(self, x: float) -> FloatArray:
         """(H,) at this x."""
         return np.asarray(self.height + self.growth * x**2 + 1j * x * self.phase)
+
+
+class Pushed(NamedTuple):
+    """The fields h (H,) of one class: D, sqrt(-u), ln of a cell over the norm of N(h; 0, D), and how many classes."""
+
+    h: FloatArray
+    wide: float
+    root: float
+    constant: float
+    classes: int
+
+    def contour(self, y: float) -> Contour:
+        """Weights of h along alpha = x - i y; every class has its share of the prior's change."""
+        away = self.h - self.root * y
+        height = self.constant - 0.5 * away**2 / self.wide + 0.5 * y**2 / self.classes
+        phase = self.root * away / self.wide + y / self.classes
+        return Contour(height, phase, 0.5 * self.root**2 / self.wide)
 
 
 class Sector(NamedTuple):
@@ -60,31 +77,20 @@ class Parts:
     """The weight of one class on its lattice.
 
     value (B, H): ln of exp(n g) times the prior of b; on (B, H): which part of every cell is active; b (B,) and its
-    step; h (H,), D, sqrt(-u), and ln of its cell over the norm of N(h; 0, D); gamma and the number of classes.
+    step; the fields h, and gamma.
     """
 
     value: FloatArray
     on: FloatArray
     b: FloatArray
     step: float
-    h: FloatArray
-    wide: float
-    root: float
-    constant: float
+    fields: Pushed
     gamma: float
-    classes: int
-
-    def contour(self, y: float) -> Contour:
-        """Weights of h along alpha = x - i y; every class has its share of the prior's change."""
-        away = self.h - self.root * y
-        height = self.constant - 0.5 * away**2 / self.wide + 0.5 * y**2 / self.classes
-        phase = self.root * away / self.wide + y / self.classes
-        return Contour(height, phase, 0.5 * self.root**2 / self.wide)
 
     def logs(self, y: float) -> tuple[FloatArray, float]:
         """(2, B) ln of the weight of b of an inactive and an active class at x = 0, and how far the ends of the lattice
         in h are below, in nats."""
-        terms = self.value + self.contour(y).height
+        terms = self.value + self.fields.contour(y).height
         top = terms.max(axis=1)
         weight = np.exp(terms - top[:, None])
         up = (weight * self.on).sum(axis=1)
@@ -126,7 +132,8 @@ def _log_power(logs: FloatArray, active: int, count: int) -> FloatArray:
 
 def _sector(parts: Parts, active: int, alpha: FloatArray) -> _Found:
     """The neurons that are active on so many classes."""
-    count, law = parts.classes, parts.log_law(parts.classes)
+    count = parts.fields.classes
+    law = parts.log_law(count)
 
     def height(y: float) -> float:
         spend(6.0 * parts.value.size)
@@ -135,7 +142,7 @@ def _sector(parts: Parts, active: int, alpha: FloatArray) -> _Found:
         return top + math.log(np.exp(total - top).sum()) if math.isfinite(top) else -math.inf
 
     # The weight of a sector is a moment generating function times a Gaussian: convex in y.
-    reach = float(np.abs(parts.h).max()) / parts.root
+    reach = float(np.abs(parts.fields.h).max()) / parts.fields.root
     y = float(minimize_scalar(height, bounds=(-reach, reach), method="bounded", options={"xatol": _CLOSE}).x)
     logs, above = parts.logs(y)
     whole = _log_power(logs, active, count)
@@ -158,32 +165,32 @@ def _sector(parts: Parts, active: int, alpha: FloatArray) -> _Found:
 
 def _sizes(parts: Parts, sector: Sector, alpha: FloatArray, law: FloatArray) -> FloatArray:
     """(A,) ln of the size of a sector's part at every x."""
-    contour = parts.contour(sector.y)
+    contour, count = parts.fields.contour(sector.y), parts.fields.classes
     terms = parts.value + contour.height - sector.theta * parts.b[:, None]
     split = [terms + np.log(np.maximum(part, _TIE)) for part in (1.0 - parts.on, parts.on)]
     tops = [float(part.max()) for part in split]
     waves = np.exp(1j * np.outer(contour.phase, alpha))
     spend(8.0 * terms.size * len(alpha))
     down, up = (np.exp(part - top) @ waves for part, top in zip(split, tops))
-    sums = law + sector.theta * (parts.classes * parts.b[0] + parts.step * np.arange(len(law)))
+    sums = law + sector.theta * (count * parts.b[0] + parts.step * np.arange(len(law)))
     scale = float(sums[np.isfinite(sums)].max())
     found = np.empty(len(alpha))
     for i in range(len(alpha)):
         one = np.ones(1, dtype=complex)
-        for k in range(parts.classes):
+        for k in range(count):
             one = np.convolve(one, up[:, i] if k < sector.active else down[:, i])
         with np.errstate(divide="ignore"):
             logs = np.log(np.abs(one)) + sums - scale
         top = float(logs.max())
         total = abs((np.exp(logs - top) * np.exp(1j * np.angle(one))).sum()) if math.isfinite(top) else 0.0
-        found[i] = top + scale + math.log(total + _TIE) + (parts.classes * contour.growth - 0.5) * alpha[i] ** 2
-    return found + sector.active * tops[1] + (parts.classes - sector.active) * tops[0]
+        found[i] = top + scale + math.log(total + _TIE) + (count * contour.growth - 0.5) * alpha[i] ** 2
+    return found + sector.active * tops[1] + (count - sector.active) * tops[0]
 
 
 def sectors_of(parts: Parts, alpha: FloatArray, cut: float) -> tuple[tuple[Sector, ...], FloatArray, FloatArray, float]:
     """The sectors that have weight; which b (B,) and which x (A,) do, by ln of the largest parts relative to the
     heaviest of all; and how far the ends of the lattice in h are below, in nats."""
-    found = [_sector(parts, k, alpha) for k in range(parts.classes + 1)]
+    found = [_sector(parts, k, alpha) for k in range(parts.fields.classes + 1)]
     top = max(one.height for one in found)
     found = [one for one in found if one.height > top - cut]
     rows = np.max([one.rows.max(axis=0) for one in found], axis=0) - top

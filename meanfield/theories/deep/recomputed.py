@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +33,8 @@ from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System
 from meanfield.validation import FloatArray, read_only, short
 
 __all__ = ["MOST_NODES", "RecomputedLayers"]
+
+_Law = TypeVar("_Law", FreeLaw, NodesByWord)
 
 MOST_NODES = 3000  # of one density, or mean over both fields
 
@@ -155,12 +159,7 @@ class RecomputedLayers(LayeredPosterior):
 
     def _free_law(self, layer: int) -> FreeLaw | None:
         """Of a layer whose neurons have no fields h; None where it is not known."""
-        if layer not in self._free_laws:
-            try:
-                self._free_laws[layer] = free_words(self._system, self._order, layer, self._nodes(layer)[0])
-            except NotCovered:
-                self._free_laws[layer] = None
-        return self._free_laws[layer]
+        return self._where_covered(self._free_laws, free_words, layer)
 
     @cached_property
     def _word_laws(self) -> dict[int, NodesByWord | None]:
@@ -168,12 +167,18 @@ class RecomputedLayers(LayeredPosterior):
 
     def _word_law(self, layer: int) -> NodesByWord | None:
         """`word_law` of a layer with fields h; None where it is not known."""
-        if layer not in self._word_laws:
+        return self._where_covered(self._word_laws, word_law, layer)
+
+    def _where_covered(
+        self, known: dict[int, _Law | None], law: Callable[[System, Order, int, Detail], _Law | None], layer: int
+    ) -> _Law | None:
+        """What is known of a layer, worked out once."""
+        if layer not in known:
             try:
-                self._word_laws[layer] = word_law(self._system, self._order, layer, self._nodes(layer)[0])
+                known[layer] = law(self._system, self._order, layer, self._nodes(layer)[0])
             except NotCovered:
-                self._word_laws[layer] = None
-        return self._word_laws[layer]
+                known[layer] = None
+        return known[layer]
 
     @cached_property
     def _grouped(self) -> dict[int, States]:

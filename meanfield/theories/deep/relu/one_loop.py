@@ -204,7 +204,7 @@ class ReluLoop:
         setting = ReluSetting(root, p.n, d, delta, covariance)
         products = RayProducts(n_classes, True, top, setting.has_fields, True)
         readout = 0.0 if source is None else source.readout
-        width = self.width * p.ratios[layer]
+        width = self.system.problem.width_of(layer)
         bulk, share = self.bulks[layer], 1.0 - len(self.rays[layer]) / width
         beta = bulk.nodes.beta
         nodes = bulk.nodes.times(0.5 * readout * (beta**2).sum(axis=1))
