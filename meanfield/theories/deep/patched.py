@@ -1,6 +1,6 @@
 """Averages of a layer in which more fields couple the classes than lattices over all of them can take.
 
-Nodes are points v = (beta, eta) of conjugate fields b = R beta and preactivation fields h = H^(1/2) eta. The weight
+Nodes are points v = (beta, alpha) of conjugate fields b = R beta and preactivation fields h = U alpha + D^(1/2) xi. The weight
 
     w(v) = exp(-|v|^2 / 2) prod_c exp(n_c g_c(b_c, h_c)) / (2 pi)^(D/2)
 
@@ -19,9 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.class_tables import class_columns
-from meanfield.theories.deep.compiled.generated.site import ORDERS
+from meanfield.theories.deep.class_tables import MEANS
+from meanfield.theories.deep.compiled.generated.site import KEYS
 from meanfield.theories.deep.maxima import Maxima
+from meanfield.theories.deep.own_fields import ROUGH_DEPTH, OwnFieldSites, own_and_common
 from meanfield.theories.deep.patches import Cluster, Patch, clustered
 from meanfield.theories.deep.peaks import Peaks, fitted, moments
 from meanfield.theories.deep.products import Products
@@ -36,7 +37,6 @@ from meanfield.theories.deep.rules import (
     activation_range,
     code_words,
 )
-from meanfield.theories.deep.scattered import ScatteredSites
 from meanfield.theories.deep.sums import Totals
 from meanfield.validation import FloatArray, IntArray
 
@@ -48,9 +48,10 @@ _PIECE = 2048  # nodes at a time
 _STEEPEST = 1500.0  # of fields b
 _MOST_NODES = 3_000_000
 _NODES = {True: 30_000, False: 80_000}  # wanted at most of coarse rules, of others
-_ROUGH_DEPTH = 20.0  # of coarse rules
 _COARSE, _FINE, _LEAST_REACH, _FINER = 0.8, 1.2, 0.6, 0.02  # of `node_lattice`, at most, at least, and steps of it
 _MARGIN = 4.0  # nats
+_CLOSE = 1e-6  # part of the variance of h that may be own at least, where maxima are looked for
+_STRATA = 4  # of the own field of a node, for densities
 _COPIES, _NO_SHARE = 12, 1e-9  # per neuron that is drawn; share of the largest, that densities can do without
 _MOVED, _WIDENED, _GREW = 0.35, 0.5, 1.5  # of a peak, in its own units, before nodes are found anew
 _NEGLIGIBLE = 1e-6  # share of a peak that may do as it likes
@@ -74,13 +75,24 @@ class _Nodes(NamedTuple):
     frames: list[FloatArray]  # edges (D, D) of their cells
 
 
+class _Frame(NamedTuple):
+    """b = root beta, h = common alpha + own^(1/2) xi: root (C, r), common (C, k), own (C,)."""
+
+    root: FloatArray
+    common: FloatArray
+    own: FloatArray
+
+
 class _Site(NamedTuple):
-    """ln of the weight (N,), fields b and h (N, C), derivatives of g by class (orders, N)."""
+    """ln of the weight (N,), and by class the means (functions, N) of `class_columns` over the own field."""
 
     log_weight: FloatArray
-    b: FloatArray
-    h: FloatArray
-    derived: list[FloatArray]
+    columns: list[FloatArray]
+
+    def means(self, name: str) -> FloatArray:
+        """(N, C) one of MEANS, or "field"."""
+        at = len(KEYS) + [*MEANS, "field"].index(name)
+        return np.array([columns[at] for columns in self.columns]).T
 
 
 def _joined(parts: list[_Nodes]) -> _Nodes:
@@ -117,56 +129,64 @@ class PatchedLayer:
 
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
-        self.sites = [ScatteredSites(self.phi, self.rule.z, float(n)) for n in self.n]
+        self.sites = [OwnFieldSites(self.phi, self.rule, float(n)) for n in self.n]
         self.known: Setting | None = None
+        self.frame: _Frame | None = None
         self.reach = 0.0
 
     # ---- the weight ------------------------------------------------------------------------------
 
-    def _frame(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
-        """Matrices that turn v into b and h: root (C, r) and the symmetric root of the covariance (C, C), or none."""
-        if not setting.covariance.any():
-            return setting.root, np.zeros((len(self.n), 0))
-        values, vectors = np.linalg.eigh(setting.covariance)
-        return setting.root, np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+    def _given(self, setting: Setting) -> _Frame:
+        """What turns v into fields, and the classes at this setting, whose tables serve as long as it is the same."""
+        if self.known is setting and self.frame is not None:
+            return self.frame
+        size = len(self.n)
+        own, common = np.zeros(size), np.zeros((size, 0))
+        if setting.covariance.any():
+            own, common = own_and_common(setting.covariance)
+            before = None if self.frame is None else self.frame.common
+            if before is not None and before.shape == common.shape:  # what nodes are on stays where it is
+                left, _, right = np.linalg.svd(common.T @ before)
+                common = common @ left @ right
+        self.known, self.frame = setting, _Frame(setting.root, common, own)
+        for sites, d, delta, wide in zip(self.sites, setting.d.tolist(), setting.delta.tolist(), own.tolist()):
+            sites.at(d, delta, wide)
+        return self.frame
 
-    def _at(self, setting: Setting, v: FloatArray, highest: int = 0) -> _Site:
-        """The weight at points, and derivatives of g there up to a total order."""
-        root, field_root = self._frame(setting)
+    def _fields(self, setting: Setting, v: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """b (N, C) of points v, and what h (N, C) is without the own fields."""
+        root, common, _ = self._given(setting)
         r = root.shape[1]
-        b, h = v[:, :r] @ root.T + setting.shift, v[:, r:] @ field_root.T
+        return v[:, :r] @ root.T + setting.shift, v[:, r:] @ common.T
+
+    def _at(self, setting: Setting, v: FloatArray, every: bool = False, samples: bool = False) -> _Site:
+        """The weight at points, and means of class functions there."""
+        b, m = self._fields(setting, v)
         low, high = activation_range(self.phi)
         if np.abs(b).max() * (high - low) > _STEEPEST:
             raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
-        log_weight, derived = -0.5 * (v**2).sum(axis=1) - 0.5 * v.shape[1] * math.log(2.0 * math.pi), []
-        for c, sites in enumerate(self._sites(setting)):
-            g, found = sites(b[:, c], h[:, c], highest)
-            log_weight = log_weight + self.n[c] * g
-            derived.append(found)
-        return _Site(log_weight, b, h, derived)
-
-    def _sites(self, setting: Setting) -> list[ScatteredSites]:
-        """The single sites of every class, tables of which serve as long as the setting is the same."""
-        if self.known is not setting:
-            self.known = setting
-            for sites, d, delta in zip(self.sites, setting.d.tolist(), setting.delta.tolist()):
-                sites.at(d, delta)
-        return self.sites
+        log_weight, columns = -0.5 * (v**2).sum(axis=1) - 0.5 * v.shape[1] * math.log(2.0 * math.pi), []
+        for c, sites in enumerate(self.sites):
+            log_w, means = sites(b[:, c], m[:, c], every, samples)
+            log_weight = log_weight + log_w
+            if means is not None:
+                columns.append(means)
+        return _Site(log_weight, columns)
 
     def _slopes(self, setting: Setting, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """ln of the weight (N,), its gradient (N, D), and minus its second derivatives (N, D, D)."""
-        root, field_root = self._frame(setting)
+        root, common, _ = self._given(setting)
         size, r = len(self.n), root.shape[1]
         both = np.zeros((2 * size, v.shape[1]))
-        both[:size, :r], both[size:, r:] = root, field_root
-        site = self._at(setting, v, 2)
+        both[:size, :r], both[size:, r:] = root, common
+        site = self._at(setting, v, True)
         b, h, bb, bh, hh = (
-            np.array([n * found[ORDERS.index(order)] for n, found in zip(self.n, site.derived)]).T
+            np.array([columns[KEYS.index((*order, 0, 0))] for columns in site.columns]).T
             for order in ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
         )
         second, at = np.zeros((len(v), 2 * size, 2 * size)), np.arange(size)
-        second[:, at, at], second[:, size + at, size + at] = bb, hh
-        second[:, at, size + at] = second[:, size + at, at] = bh
+        second[:, at, at], second[:, size + at, size + at] = bb - b**2, hh - h**2
+        second[:, at, size + at] = second[:, size + at, at] = bh - b * h
         return site.log_weight, np.hstack([b, h]) @ both - v, np.eye(v.shape[1]) - both.T @ second @ both
 
     # ---- nodes -----------------------------------------------------------------------------------
@@ -174,10 +194,11 @@ class PatchedLayer:
     def _maxima(self, setting: Setting, lightest: float) -> Peaks:
         """Laplace's mixture of all maxima of the weight that are not lighter than the heaviest by so many nats."""
         b, h = self.maxima.find(setting, lightest, True)
-        root, field_root = self._frame(setting)
+        root, common, own = self._given(setting)
         v = b @ np.linalg.pinv(root).T
-        if field_root.shape[1]:
-            v = np.hstack([v, h @ np.linalg.pinv(field_root).T])
+        if common.shape[1]:  # the likeliest alpha, given h
+            scaled = common / (own + _CLOSE * np.diag(setting.covariance))[:, None]
+            v = np.hstack([v, h @ scaled @ np.linalg.inv(np.eye(common.shape[1]) + common.T @ scaled)])
         for _ in range(_CLIMBS):
             height, slope, curved = self._slopes(setting, v)
             values, vectors = np.linalg.eigh(curved)
@@ -203,7 +224,7 @@ class PatchedLayer:
 
     def _level(self, clusters: list[Cluster]) -> float:
         """The finest spacing that a moderate number of nodes allows."""
-        coarse = self.rule.depth < _ROUGH_DEPTH
+        coarse = self.rule.depth < ROUGH_DEPTH
         reach = least = _COARSE if coarse else _FINE
         if self.level is None:
             least = _LEAST_REACH
@@ -228,8 +249,7 @@ class PatchedLayer:
     def _build_codes(self, setting: Setting, patterns: tuple[str, ...]) -> dict[str, _Nodes]:
         """Lattices around the peaks of each code, however light it is: of what is theirs of the weight."""
         peaks = self._peaks(setting, _ANY)
-        site = self._at(setting, peaks.mean, 2)
-        words = code_words(self.phi, np.array([found[ORDERS.index((1, 0))] for found in site.derived]).T)
+        words = code_words(self.phi, self._at(setting, peaks.mean, True).means("b"))
         for pattern in patterns:
             if pattern not in words:
                 raise UnstableCode(pattern)
@@ -289,7 +309,7 @@ class PatchedLayer:
         return share, mean, spread
 
     def _size(self, setting: Setting) -> int:
-        return int(setting.root.shape[1] + self._frame(setting)[1].shape[1])
+        return int(setting.root.shape[1] + self._given(setting).common.shape[1])
 
     # ---- averages --------------------------------------------------------------------------------
 
@@ -357,7 +377,7 @@ class PatchedLayer:
         once, twice = np.zeros((r, columns)), np.zeros((r, r, columns))
         for start in range(0, len(nodes.v), _PIECE):
             part = slice(start, start + _PIECE)
-            site = self._at(setting, nodes.v[part], 4 if products.curvature else 2)
+            site = self._at(setting, nodes.v[part], True, products.samples)
             log_weight = site.log_weight + nodes.log_cell[part]
             highest = float(log_weight.max())
             if highest > top:
@@ -374,12 +394,8 @@ class PatchedLayer:
 
     def _products(self, site: _Site, products: Products, weight: FloatArray) -> FloatArray:
         """(products, N) times the weight of nodes."""
-        columns = []
-        for c, found in enumerate(site.derived):
-            derivatives = dict(zip(ORDERS, found))
-            every = found if products.curvature else None
-            parts = class_columns(every, derivatives, site.h[:, c], float(self.n[c]), products.samples)
-            columns.append(np.ascontiguousarray(parts.T))
+        first = 0 if products.curvature else len(KEYS) - 1  # other columns than 1, which has no factor
+        columns = [means[first:] for means in site.columns]
         terms = np.empty((len(products.table), len(weight)))
         for row, factors in zip(terms, products.factors):
             before = weight
@@ -390,12 +406,12 @@ class PatchedLayer:
         return terms
 
     def _detail(self, setting: Setting, nodes: _Nodes) -> Detail:
-        site = self._at(setting, nodes.v, 2)
+        site = self._at(setting, nodes.v, True)
         log_weight = site.log_weight + nodes.log_cell
         share = np.exp(log_weight - log_weight.max())
-        mean, noise = (np.array([found[ORDERS.index(order)] for found in site.derived]).T for order in ((1, 0), (2, 0)))
         beta = nodes.v[:, : setting.root.shape[1]]
-        return Detail(beta, share / share.sum(), site.log_weight, mean, mean**2, noise, site.h)
+        means = (site.means(name) for name in ("b", "b2", "bb", "field"))
+        return Detail(beta, share / share.sum(), site.log_weight, *means)
 
     # ---- what a posterior asks -------------------------------------------------------------------
 
@@ -410,11 +426,12 @@ class PatchedLayer:
         assert self.nodes is not None
         rows = np.flatnonzero(share > _NO_SHARE * share.max())
         share, d, delta = share[rows], float(setting.d[c]), float(setting.delta[c])
-        root, field_root = self._frame(setting)
-        r = root.shape[1]
-        v = self.nodes.v[rows]
-        b, h = v[:, :r] @ root[c], v[:, r:] @ field_root[c] if field_root.shape[1] else np.zeros(len(v))
-        g = self._sites(setting)[c](b, h, 0)[0]
+        b, m = (fields[:, c] for fields in self._fields(setting, self.nodes.v[rows]))
+        copies = _STRATA if self.sites[c].own > 0.0 else 1
+        parts = (np.arange(copies) + 0.5) / copies
+        h = np.concatenate([self.sites[c].drawn(b, m, np.full(len(b), part)) for part in parts])
+        b, share = np.tile(b, copies), np.tile(share / copies, copies)
+        g = self.sites[c].values(b, h)
 
         def density(z: FloatArray) -> FloatArray:
             value = self.phi(z)
@@ -447,9 +464,10 @@ class PatchedLayer:
         )
         chance = np.exp(np.minimum(after - before, 30.0))
         pick = np.sort(rng.choice(len(v), size=count, p=chance / chance.sum()))
-        root, field_root = self._frame(setting)
-        b = v[pick, : root.shape[1]] @ root.T
-        h = v[pick, root.shape[1] :] @ field_root.T if field_root.shape[1] else np.zeros_like(b)
+        b, m = self._fields(setting, v[pick])
+        h = np.column_stack([
+            sites.drawn(b[:, c], m[:, c], rng.random(len(b))) for c, sites in enumerate(self.sites)
+        ])  # fmt: skip
         return b, h, pick // _COPIES
 
     def _log_shares(self, nodes: _Nodes, v: FloatArray, patch: IntArray) -> FloatArray:

@@ -27,7 +27,7 @@ from meanfield.theories.deep.site import EXPONENTIAL, PRODUCT, SiteNodes, site_d
 from meanfield.theories.deep.work import spend
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
-__all__ = ["ScatteredSites"]
+__all__ = ["ScatteredSites", "stencil_errors"]
 
 _AT_ONCE = 1 << 15  # numbers per temporary array
 _DERIVED = 100.0  # multiplications of the derivatives of g at one pair
@@ -93,7 +93,7 @@ def _orders(highest: int) -> list[int]:
     return sorted((i for i, one in enumerate(ORDERS) if sum(one) <= highest), key=lambda i: (sum(ORDERS[i]), i))
 
 
-def _errors(g: FloatArray, axis: int) -> FloatArray:
+def stencil_errors(g: FloatArray, axis: int) -> FloatArray:
     """Error of what stencils along one axis of g (rows, columns) read, by the first row and column of a stencil."""
     off = np.moveaxis(MIDDLE * np.abs(np.diff(g, POINTS, axis=axis)), axis, 0)
     off = np.concatenate([off[:1], np.maximum(off[1:], off[:-1]), off[-1:]])
@@ -178,14 +178,14 @@ class ScatteredSites:
             values[:, :, 1 : len(wanted) + 1] = found[wanted].transpose(1, 2, 0)
         else:
             values[:, :, 0] = site_values(nodes, b, h, self.d, self.delta)
-        error = sum(_errors(self.n * values[:, :, 0], axis) for axis in (0, 1))
+        error = sum(stencil_errors(self.n * values[:, :, 0], axis) for axis in (0, 1))
         return _Table(low, step, values, highest, np.asarray(error))
 
     def _shorten(self, table: _Table, row: IntArray, column: IntArray) -> None:
         """Spacings at which few of the pairs are beyond the allowed error, as that of a table tells."""
         g = self.n * table.values[:, :, 0]
         for axis in (0, 1):
-            worst = float(np.quantile(_errors(g, axis)[row, column], 1.0 - 0.3 * _BESIDE))
+            worst = float(np.quantile(stencil_errors(g, axis)[row, column], 1.0 - 0.3 * _BESIDE))
             longer = (0.5 * _EXACT / max(worst, 1e-300)) ** (1.0 / POINTS)
             self.spacing[axis] *= float(np.clip(_SAFE * longer, 0.3, 1.0))
 
