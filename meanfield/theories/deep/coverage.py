@@ -13,7 +13,7 @@ from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.symmetry import exchangeable
-from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, kinds_of
+from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, fields_of, kinds_of
 from meanfield.validation import FloatArray
 
 __all__ = ["refuses", "refuses_few", "refuses_shares"]
@@ -72,16 +72,12 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
                 f"{kinds}; at n_samples = inf there is no such limit"
             )
     elif kinds > LATTICE_CLASSES:
-        if network.depth > 2 and 2 * kinds > MOST_FIELDS:
+        if fields_of(kinds, task.n_outputs, network.depth) > MOST_FIELDS:
             return (
-                "deep nonlinear networks of more than two hidden layers are solved for up to "
-                f"{MOST_FIELDS // 2} classes of different targets, whose middle layers have a field and a conjugate of "
-                f"every class, got {kinds}; at n_samples = inf there is no such limit"
-            )
-        if kinds + task.n_outputs > MOST_FIELDS:
-            return (
-                f"deep nonlinear networks of more than {LATTICE_CLASSES} classes are solved where classes of different "
-                f"targets and outputs are {MOST_FIELDS} together at most, got {kinds} and {task.n_outputs}; at "
+                f"deep nonlinear networks of {network.depth} hidden layers and {task.n_outputs} outputs are solved for up "
+                f"to {_most(task.n_outputs, network.depth)} classes of different targets, got {kinds}: a layer would have "
+                f"{fields_of(kinds, task.n_outputs, network.depth)} fields and conjugates to be integrated over, "
+                f"{MOST_FIELDS} are possible; one-hot classes of one size are solved up to {MOST_ALIKE}, and at "
                 "n_samples = inf there is no such limit"
             )
     return None
@@ -110,12 +106,19 @@ def refuses_shares(network: Network, task: ClassTask) -> str | None:
             "codes tell them apart, which is available for two classes of equal size; use an activation with "
             "phi(0) != 0, such as sigmoid"
         )
-    if not kinds_alike(task) or kinds + task.n_outputs <= MOST_FIELDS:
+    if not kinds_alike(task) or fields_of(kinds, task.n_outputs, network.depth) <= MOST_FIELDS:
         return None
     return (
-        "given shares of codes tell exchangeable classes apart; such are solved where classes of different targets and "
-        f"outputs are {MOST_FIELDS} together at most, got {kinds} and {task.n_outputs}"
+        "given shares of codes tell exchangeable classes apart; such are solved for up to "
+        f"{_most(task.n_outputs, network.depth)} classes of different targets with {task.n_outputs} outputs on "
+        f"{network.depth} hidden layers, got {kinds}"
     )
+
+
+def _most(n_outputs: int, depth: int) -> int:
+    """Classes of different targets whose layers are not too many fields to be integrated over."""
+    few = (one for one in range(LATTICE_CLASSES + 1, MOST_FIELDS + 1) if fields_of(one, n_outputs, depth) <= MOST_FIELDS)
+    return max(few, default=LATTICE_CLASSES)
 
 
 def kinds_alike(task: ClassTask) -> bool:

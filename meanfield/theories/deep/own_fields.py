@@ -35,14 +35,15 @@ _JITTER, _NO_OWN, _NO_FIELD = 1e-10, 1e-7, 1e-9  # parts of a variance of h: add
 _BARRIER, _ROUNDS, _NEAR = 1e-12, 40, 1e-3
 _NARROW, _HERMITE = 0.25, 16  # of d / n, up to which an own field has so many Gauss-Hermite nodes
 _EXACT = {True: 1e-5, False: 3e-8}  # nats of W by interpolation, of coarse rules and of others
+_ROUGH = 1e-3  # of those that only shapes of peaks are taken from
 _BESIDE = 2e-3  # part of the pairs at which it may be larger
 _STEP, _SAFE, _TRIALS = 0.4, 0.93, 5
 _MARGIN, _WIDER = POINTS // 2 + 1, 0.2
 _COLUMNS = 24  # of a table, that share values of h
 _FAR, _PRIOR, _EXTENSIONS = 24.0, 7.0, 20  # nats at the ends of h; standard deviations of D, at first
-_MOST_TABLE, _MOST_H, _MOST_TERMS = 400_000, 6000, 3e8
-_AT_ONCE = 1 << 21  # numbers per temporary array
-_READ, _TERM = 1.5, 8.0  # multiplications of a number of a stencil, and of an exponential
+_MOST_TABLE, _MOST_H, _MOST_GRID = 400_000, 6000, 8e6
+_AT_ONCE, _DEEPEST = 1 << 21, 600.0  # numbers per temporary array; nats that an exponential may have
+_READ = 1.5  # multiplications of a number of a stencil
 _STEEPEST = 1500.0
 
 
@@ -72,11 +73,42 @@ def own_and_common(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 class _Block(NamedTuple):
-    """Columns of a table, the values of h (H,) that they need, and ln of their weights (columns, H)."""
+    """Columns of a table, which values of h they need, and ln of the weights of these (columns, H)."""
 
     columns: slice
-    h: FloatArray
+    inside: slice
     law: FloatArray
+
+
+class _Fields(NamedTuple):
+    """Values of h (H,), and which of them columns of a table need."""
+
+    h: FloatArray
+    blocks: list[_Block]
+
+
+def _factors(value: FloatArray, law: FloatArray) -> tuple[FloatArray, FloatArray | None, FloatArray]:
+    """exp(value (B, H) + law (M, H)) as weights (B, H) times factors (M, H), or whole (B, M, H) where these would
+    underflow, in units of exp(top), (B, 1) or (B, M)."""
+    top, high = value.max(axis=1), law.max(axis=1)
+    lowest = float((value.min(axis=1) - top).min()) + float(law[np.isfinite(law)].min() - high.max())
+    if lowest > -_DEEPEST:
+        return np.exp(value - top[:, None]), np.exp(law), top[:, None]
+    whole = value[:, None, :] + law
+    peak = whole.max(axis=2)
+    return np.exp(whole - peak[:, :, None]), None, peak
+
+
+def _log_sums(value: FloatArray, law: FloatArray) -> FloatArray:
+    """ln (B, M) of the sums of exp(value (B, H) + law (M, H))."""
+    found = np.empty((len(value), len(law)))
+    size = max(1, _AT_ONCE // law.size)
+    for start in range(0, len(value), size):
+        rows = slice(start, start + size)
+        weight, factor, top = _factors(value[rows], law)
+        spend(float(weight.size if factor is None else weight.size * len(law)))
+        found[rows] = top + np.log(weight.sum(axis=2) if factor is None else weight @ factor.T)
+    return found
 
 
 class _Table:
@@ -101,11 +133,11 @@ class _Table:
 class OwnFieldSites:
     """A class of n samples at settings of (d, delta, D), which share spacings."""
 
-    def __init__(self, phi: Activation, rule: Rule, n: float) -> None:
+    def __init__(self, phi: Activation, rule: Rule, n: float, rough: bool = False) -> None:
         self.phi, self.rule, self.n = phi, rule, n
         low, high = activation_range(phi)
         self.range = max(high - low, 1e-300)
-        self.exact = _EXACT[rule.depth < ROUGH_DEPTH]
+        self.exact = _ROUGH if rough else _EXACT[rule.depth < ROUGH_DEPTH]
         self.spacing = np.array([_STEP, _STEP])
         self.at(math.nan, 0.0, 0.0)
 
@@ -114,7 +146,8 @@ class OwnFieldSites:
         self.d, self.delta, self.own = d, delta, own
         self.table: _Table | None = None
         self.every, self.samples = False, False  # what the table has besides ln W
-        self.beyond: tuple[float, float] | None = None
+        self.fields: _Fields | None = None
+        self.rows = np.empty(0)
         return self
 
     def __call__(
@@ -136,20 +169,27 @@ class OwnFieldSites:
 
     # ---- tables ----------------------------------------------------------------------------------
 
+    def cover(self, low: FloatArray, high: FloatArray) -> None:
+        """Has a table ready for all b and m between low and high (2,), where it is sure to be asked for."""
+        self._held(np.array([low[0], high[0]]), np.array([low[1], high[1]]), False, False)
+
     def _held(self, b: FloatArray, m: FloatArray, every: bool, samples: bool) -> tuple[IntArray, IntArray]:
         """Stencils of pairs, of a table that covers them."""
-        more = self.table is None or (every and not self.every) or (samples and not self.samples)
-        if not more:
-            assert self.table is not None
+        if self.table is not None:
             row, column, inside = self.table.places(b, m)
             if inside.all():
+                if (every and not self.every) or (samples and not self.samples):
+                    self._complete(samples)
                 return row, column
-        self._build(b, m, every or self.every, samples or self.samples)
+        self._build(b, m)
+        if every:
+            self._complete(samples)
         assert self.table is not None
         row, column, _ = self.table.places(b, m)
         return row, column
 
-    def _build(self, b: FloatArray, m: FloatArray, every: bool, samples: bool) -> None:
+    def _build(self, b: FloatArray, m: FloatArray) -> None:
+        """A table of ln W that covers pairs, and what the last one did."""
         low, high = np.array([b.min(), m.min()]), np.array([b.max(), m.max()])
         if self.table is not None:
             first = self.table.low + _MARGIN * self.table.step
@@ -164,15 +204,19 @@ class OwnFieldSites:
             if float(count[0]) * float(count[1]) > _MOST_TABLE:
                 raise NotCovered("the fields of a layer need too many lattice nodes")
             axes = [low[axis] + step[axis] * (np.arange(count[axis]) - _MARGIN) for axis in (0, 1)]
-            log_w, blocks = self._values(axes[0], axes[1])
+            log_w, fields = self._values(axes[0], axes[1])
             table = _Table(np.array([axes[0][0], axes[1][0]]), step, log_w[:, :, None])
             row, column, _ = table.places(b, m)
             if trial == _TRIALS - 1 or not self._shorten(log_w, row, column):
                 break
-        self.every, self.samples = every, samples
-        if every:
-            table = _Table(table.low, step, self._means(axes[0], blocks, log_w, samples))
-        self.table = table
+        self.every, self.samples, self.table, self.fields, self.rows = False, False, table, fields, axes[0]
+
+    def _complete(self, samples: bool) -> None:
+        """Adds the means of class functions to the table."""
+        assert self.table is not None and self.fields is not None
+        log_w = np.ascontiguousarray(self.table.values[:, :, 0])
+        self.table = _Table(self.table.low, self.table.step, self._means(self.rows, self.fields, log_w, samples))
+        self.every, self.samples = True, samples
 
     def _shorten(self, log_w: FloatArray, row: IntArray, column: IntArray) -> bool:
         """Spacings at which few pairs are beyond the allowed error; whether those there are were too long."""
@@ -187,80 +231,80 @@ class OwnFieldSites:
 
     # ---- the own field ---------------------------------------------------------------------------
 
-    @property
-    def _narrow(self) -> bool:
-        """Whether every m has nodes of its own, and not a lattice that all share."""
-        return self.own <= _NARROW * self.d / self.n
-
-    def _law(self, m: FloatArray, reach: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Values h (H,) and ln of their weights (M, H) under N(m, D), from m[0] - reach[0] to m[-1] + reach[1]."""
+    def _fields(self, m: FloatArray, reach: FloatArray) -> _Fields:
+        """What is summed over for values m (M,), those from m - reach[0] to m + reach[1]."""
+        some = [slice(start, min(start + _COLUMNS, len(m))) for start in range(0, len(m), _COLUMNS)]
         if self._narrow:
             x, weight = np.polynomial.hermite_e.hermegauss(_HERMITE if self.own > 0.0 else 1)
-            h = (m[:, None] + math.sqrt(self.own) * x).ravel()
-            law = np.full((len(m), len(m), len(x)), -np.inf)
-            law[np.arange(len(m)), np.arange(len(m))] = np.log(weight / weight.sum())
-            return h, law.reshape(len(m), -1)
+            own = np.log(weight / weight.sum())
+            blocks = []
+            for columns in some:
+                law = np.full((columns.stop - columns.start, columns.stop - columns.start, len(x)), -np.inf)
+                at = np.arange(len(law))
+                law[at, at] = own
+                inside = slice(columns.start * len(x), columns.stop * len(x))
+                blocks.append(_Block(columns, inside, law.reshape(len(law), -1)))
+            return _Fields((m[:, None] + math.sqrt(self.own) * x).ravel(), blocks)
         step = self.rule.beta / math.sqrt(1.0 / self.own + self.n / self.d)
         first, last = math.floor((m[0] - reach[0]) / step), math.ceil((m[-1] + reach[1]) / step)
         if last - first > _MOST_H:
             raise NotCovered("the fields of a layer need too many lattice nodes")
         h = step * (np.arange(first, last + 1) + self.rule.offset)
-        return h, math.log(step) - 0.5 * math.log(2.0 * math.pi * self.own) - 0.5 * (h - m[:, None]) ** 2 / self.own
+        constant, blocks = math.log(step) - 0.5 * math.log(2.0 * math.pi * self.own), []
+        for columns in some:
+            ends = np.searchsorted(h, [m[columns.start] - reach[0], m[columns.stop - 1] + reach[1]])
+            inside = slice(max(int(ends[0]) - 1, 0), int(ends[1]) + 1)
+            law = constant - 0.5 * (h[inside] - m[columns, None]) ** 2 / self.own
+            blocks.append(_Block(columns, inside, law))
+        return _Fields(h, blocks)
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether every m has nodes of its own, and not a lattice that all share."""
+        return self.own <= _NARROW * self.d / self.n
 
     def _sites(self, b: FloatArray, h: FloatArray) -> SiteNodes:
         return z_rule(self.phi, self.d, float(h.min()), float(h.max()), self.rule.z, float(np.abs(b).max()))
 
-    def _values(self, b: FloatArray, m: FloatArray) -> tuple[FloatArray, list[_Block]]:
+    def _values(self, b: FloatArray, m: FloatArray) -> tuple[FloatArray, _Fields]:
         """ln W (B, M), and the values of h that it takes."""
-        found, blocks = np.empty((len(b), len(m))), []
-        for start in range(0, len(m), _COLUMNS):
-            columns = slice(start, min(start + _COLUMNS, len(m)))
-            reach = np.full(2, _PRIOR * math.sqrt(self.own))
-            for _ in range(_EXTENSIONS):
-                h, law = self._law(m[columns], reach)
-                found[:, columns], ends = self._summed(b, h, law)
-                if self._narrow or (ends > _FAR).all():
-                    break
-                reach = np.where(ends > _FAR, reach, 1.4 * reach)
-            else:
-                raise NotCovered("the fields of a layer reach too far for the quadrature")
-            blocks.append(_Block(columns, h, law))
-        return found, blocks
+        reach = np.full(2, _PRIOR * math.sqrt(self.own))
+        for _ in range(_EXTENSIONS):
+            fields = self._fields(m, reach)
+            if float(len(b)) * len(fields.h) > _MOST_GRID:
+                raise NotCovered("the fields of a layer need too many lattice nodes")
+            value = self.n * site_values(self._sites(b, fields.h), b, fields.h, self.d, self.delta)
+            found, ends = np.empty((len(b), len(m))), np.full(2, np.inf)
+            for columns, inside, law in fields.blocks:
+                here = found[:, columns] = _log_sums(value[:, inside], law)
+                for side in (0, -1):
+                    off = here - value[:, inside][:, side, None] - law[:, side]
+                    ends[side] = min(ends[side], float(off.min()))
+            if self._narrow or (ends > _FAR).all():
+                return found, fields
+            reach = np.where(ends > _FAR, reach, 1.4 * reach)
+        raise NotCovered("the fields of a layer reach too far for the quadrature")
 
-    def _summed(self, b: FloatArray, h: FloatArray, law: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """ln W (B, M), and how many nats its terms at either end of h are below the highest at least."""
-        terms = float(len(b)) * law.size
-        if terms > _MOST_TERMS:
-            raise NotCovered("the fields of a layer need too many lattice nodes")
-        spend(_TERM * terms)
-        g = self.n * site_values(self._sites(b, h), b, h, self.d, self.delta)
-        found, ends = np.empty((len(b), len(law))), np.full(2, np.inf)
-        size = max(1, _AT_ONCE // law.size)
-        for start in range(0, len(b), size):
-            part = g[start : start + size, None, :] + law
-            top = part.max(axis=2)
-            for side in (0, -1):
-                ends[side] = min(ends[side], float((top - part[:, :, side])[:, side].min()))
-            part -= top[:, :, None]
-            found[start : start + size] = top + np.log(np.exp(part, out=part).sum(axis=2))
-        return found, ends
-
-    def _means(self, b: FloatArray, blocks: list[_Block], log_w: FloatArray, samples: bool) -> FloatArray:
+    def _means(self, b: FloatArray, fields: _Fields, log_w: FloatArray, samples: bool) -> FloatArray:
         """(B, M, functions) ln W and means of class functions over the own field."""
-        count = _count(samples)
+        count, h = _count(samples), fields.h
         values = np.zeros((*log_w.shape, -(-(count + 1) // TOGETHER) * TOGETHER))
         values[:, :, 0] = log_w
-        for columns, h, law in blocks:
-            nodes, size = self._sites(b, h), max(1, _AT_ONCE // (len(h) * max(len(law), len(ORDERS) + count)))
-            spend(float(len(b)) * law.size * (_TERM + count))
-            for start in range(0, len(b), size):
-                rows = slice(start, start + size)
-                g, derived = site_derivatives(nodes, b[rows], h, self.d, self.delta, 4)
-                flat = np.ascontiguousarray(derived.reshape(len(ORDERS), -1))
-                every_h = np.broadcast_to(h, g.shape).ravel()
-                parts = class_columns(flat, dict(zip(ORDERS, flat)), every_h, self.n, samples).reshape(*g.shape, -1)
-                weight = self.n * g[:, None, :] + law - log_w[rows, columns, None]
-                values[rows, columns, 1 : count + 1] = np.matmul(np.exp(weight, out=weight), parts)
+        nodes, size = self._sites(b, h), max(1, _AT_ONCE // (len(h) * (len(ORDERS) + 2 * count)))
+        for start in range(0, len(b), size):
+            rows = slice(start, start + size)
+            g, derived = site_derivatives(nodes, b[rows], h, self.d, self.delta, 4)
+            flat = np.ascontiguousarray(derived.reshape(len(ORDERS), -1))
+            every_h = np.broadcast_to(h, g.shape).ravel()
+            parts = class_columns(flat, dict(zip(ORDERS, flat)), every_h, self.n, samples).reshape(*g.shape, -1)
+            for columns, inside, law in fields.blocks:
+                spend(float(g.shape[0]) * law.size * count)
+                weight, factor, top = _factors(self.n * g[:, inside], law)
+                if factor is None:
+                    here = np.matmul(weight, parts[:, inside])
+                else:
+                    here = np.matmul(factor, weight[:, :, None] * parts[:, inside])
+                values[rows, columns, 1 : count + 1] = here * np.exp(top - log_w[rows, columns])[:, :, None]
         return values
 
     def values(self, b: FloatArray, h: FloatArray) -> FloatArray:

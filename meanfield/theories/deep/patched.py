@@ -28,6 +28,7 @@ from meanfield.theories.deep.peaks import Peaks, fitted, moments
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import (
     CHECK,
+    COARSE,
     Averages,
     Detail,
     NotCovered,
@@ -130,6 +131,7 @@ class PatchedLayer:
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
         self.sites = [OwnFieldSites(self.phi, self.rule, float(n)) for n in self.n]
+        self.rough = [OwnFieldSites(self.phi, COARSE, float(n), rough=True) for n in self.n]
         self.known: Setting | None = None
         self.frame: _Frame | None = None
         self.reach = 0.0
@@ -149,8 +151,9 @@ class PatchedLayer:
                 left, _, right = np.linalg.svd(common.T @ before)
                 common = common @ left @ right
         self.known, self.frame = setting, _Frame(setting.root, common, own)
-        for sites, d, delta, wide in zip(self.sites, setting.d.tolist(), setting.delta.tolist(), own.tolist()):
-            sites.at(d, delta, wide)
+        for c, (d, delta, wide) in enumerate(zip(setting.d.tolist(), setting.delta.tolist(), own.tolist())):
+            self.sites[c].at(d, delta, wide)
+            self.rough[c].at(d, delta, wide)
         return self.frame
 
     def _fields(self, setting: Setting, v: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -159,14 +162,16 @@ class PatchedLayer:
         r = root.shape[1]
         return v[:, :r] @ root.T + setting.shift, v[:, r:] @ common.T
 
-    def _at(self, setting: Setting, v: FloatArray, every: bool = False, samples: bool = False) -> _Site:
-        """The weight at points, and means of class functions there."""
+    def _at(
+        self, setting: Setting, v: FloatArray, every: bool = False, samples: bool = False, rough: bool = False
+    ) -> _Site:
+        """The weight at points, and means of class functions there; to 1e-3 where `rough` ones will do."""
         b, m = self._fields(setting, v)
         low, high = activation_range(self.phi)
         if np.abs(b).max() * (high - low) > _STEEPEST:
             raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
         log_weight, columns = -0.5 * (v**2).sum(axis=1) - 0.5 * v.shape[1] * math.log(2.0 * math.pi), []
-        for c, sites in enumerate(self.sites):
+        for c, sites in enumerate(self.rough if rough else self.sites):
             log_w, means = sites(b[:, c], m[:, c], every, samples)
             log_weight = log_weight + log_w
             if means is not None:
@@ -179,7 +184,7 @@ class PatchedLayer:
         size, r = len(self.n), root.shape[1]
         both = np.zeros((2 * size, v.shape[1]))
         both[:size, :r], both[size:, r:] = root, common
-        site = self._at(setting, v, True)
+        site = self._at(setting, v, True, rough=True)
         b, h, bb, bh, hh = (
             np.array([columns[KEYS.index((*order, 0, 0))] for columns in site.columns]).T
             for order in ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
@@ -237,7 +242,7 @@ class PatchedLayer:
     def _peaks(self, setting: Setting, lightest: float) -> Peaks:
         """The mixture that shares the weight among its peaks."""
         maxima = self._maxima(setting, lightest)
-        return fitted(lambda v: self._at(setting, v).log_weight, maxima, math.exp(-lightest))
+        return fitted(lambda v: self._at(setting, v, rough=True).log_weight, maxima, math.exp(-lightest))
 
     def _build(self, setting: Setting) -> _Nodes:
         """Lattices around all peaks."""
@@ -249,7 +254,7 @@ class PatchedLayer:
     def _build_codes(self, setting: Setting, patterns: tuple[str, ...]) -> dict[str, _Nodes]:
         """Lattices around the peaks of each code, however light it is: of what is theirs of the weight."""
         peaks = self._peaks(setting, _ANY)
-        words = code_words(self.phi, self._at(setting, peaks.mean, True).means("b"))
+        words = code_words(self.phi, self._at(setting, peaks.mean, True, rough=True).means("b"))
         for pattern in patterns:
             if pattern not in words:
                 raise UnstableCode(pattern)
@@ -261,6 +266,7 @@ class PatchedLayer:
         """Nodes of all clusters, extended until their rims are negligible."""
         peaks, depth = clusters[0].peaks, _deep(self.reach)
         rng = np.random.default_rng([self.seed, peaks.mean.shape[1]])
+        self._cover(setting, clusters, depth)
         top, room, patches = -math.inf, _MOST_NODES, []
         for cluster in clusters:
             patch = Patch(cluster, self.reach, rng if self.seed else None)
@@ -274,6 +280,20 @@ class PatchedLayer:
         frames = [one.frame for one in patches]
         nodes = _Nodes(v, log_cell, peaks.shares(v), (np.empty(0),) * 3, of_node, clusters, frames)
         return nodes._replace(moments=self._moments(setting, nodes))
+
+    def _cover(self, setting: Setting, clusters: list[Cluster], depth: float) -> None:
+        """Has tables ready for nodes of clusters."""
+        peaks, kept = clusters[0].peaks, np.concatenate([cluster.members for cluster in clusters])
+        root, common, _ = self._given(setting)
+        r, far = root.shape[1], math.sqrt(2.0 * depth)
+        moved = np.broadcast_to(setting.shift, len(self.n))
+        for c, sites in enumerate(self.sites):
+            ends = []
+            for row, inside, shift in ((root[c], slice(0, r), moved[c]), (common[c], slice(r, None), 0.0)):
+                middle = peaks.mean[kept][:, inside] @ row + shift
+                wide = far * np.sqrt(np.einsum("i,kij,j->k", row, peaks.covariance[kept][:, inside, inside], row))
+                ends.append((float((middle - wide).min()), float((middle + wide).max())))
+            sites.cover(np.array([ends[0][0], ends[1][0]]), np.array([ends[0][1], ends[1][1]]))
 
     def as_fine(self, other: PatchedLayer) -> None:
         """Lattices of another rule: those of the certificate are finer, and turned and shifted at random."""
