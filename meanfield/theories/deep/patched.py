@@ -11,8 +11,9 @@ Gaussians fitted to it, and every w p_k is summed over a lattice of its own, uni
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ _MOST_NODES = 3_000_000
 _NODES = {True: 30_000, False: 80_000}  # wanted at most of coarse rules, of others
 _COARSE, _FINE, _LEAST_REACH, _FINER = 0.8, 1.2, 0.6, 0.02  # of `node_lattice`, at most, at least, and steps of it
 _MARGIN = 4.0  # nats
+_NARROW_FIELD = 0.1  # sum over classes of its variance in units of own ones, up to which a common field is narrow
 _CLOSE = 1e-6  # part of the variance of h that may be own at least, where maxima are looked for
 _STRATA = 4  # of the own field of a node, for densities
 _COPIES, _NO_SHARE = 12, 1e-9  # per neuron that is drawn; share of the largest, that densities can do without
@@ -72,15 +74,17 @@ class _Nodes(NamedTuple):
     shares: FloatArray
     moments: tuple[FloatArray, FloatArray, FloatArray]
     patch: IntArray  # (N,) which of the following each is on
+    number: IntArray  # (N,) of the node on it
     clusters: list[Cluster]
     frames: list[FloatArray]  # edges (D, D) of their cells
 
 
 class _Frame(NamedTuple):
-    """b = root beta, h = common alpha + own^(1/2) xi: root (C, r), common (C, k), own (C,)."""
+    """b = root beta, h = common alpha + narrow zeta + own^(1/2) xi: root (C, r), common (C, k), narrow (C, q), own (C,)."""
 
     root: FloatArray
     common: FloatArray
+    narrow: FloatArray
     own: FloatArray
 
 
@@ -105,9 +109,18 @@ def _joined(parts: list[_Nodes]) -> _Nodes:
         np.concatenate([part.shares for part in parts]),
         (np.empty(0),) * 3,
         np.concatenate([part.patch + at for part, at in zip(parts, first)]),
+        np.concatenate([part.number for part in parts]),
         [cluster for part in parts for cluster in part.clusters],
         [frame for part in parts for frame in part.frames],
     )
+
+
+def _turned(fields: FloatArray, before: FloatArray) -> FloatArray:
+    """Fields (C, k) as a rotation has them closest to those before, on which nodes are."""
+    if not fields.size or before.shape != fields.shape:
+        return fields
+    left, _, right = np.linalg.svd(fields.T @ before)
+    return np.asarray(fields @ left @ right)
 
 
 @dataclass(eq=False)
@@ -144,29 +157,60 @@ class PatchedLayer:
             return self.frame
         size = len(self.n)
         own, common = np.zeros(size), np.zeros((size, 0))
+        narrow = common
         if setting.covariance.any():
             own, common = own_and_common(setting.covariance)
-            before = None if self.frame is None else self.frame.common
-            if before is not None and before.shape == common.shape:  # what nodes are on stays where it is
-                left, _, right = np.linalg.svd(common.T @ before)
-                common = common @ left @ right
-        self.known, self.frame = setting, _Frame(setting.root, common, own)
+            before = _Frame(setting.root, common[:, :0], common[:, :0], own) if self.frame is None else self.frame
+            wide = self._wide(common, own, before.common.shape[1])
+            common, narrow = _turned(common[:, :wide], before.common), _turned(common[:, wide:], before.narrow)
+        self.known, self.frame = setting, _Frame(setting.root, common, narrow, own)
         for c, (d, delta, wide) in enumerate(zip(setting.d.tolist(), setting.delta.tolist(), own.tolist())):
             self.sites[c].at(d, delta, wide)
             self.rough[c].at(d, delta, wide)
         return self.frame
 
-    def _fields(self, setting: Setting, v: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """b (N, C) of points v, and what h (N, C) is without the own fields."""
-        root, common, _ = self._given(setting)
+    @staticmethod
+    def _wide(common: FloatArray, own: FloatArray, before: int) -> int:
+        """How many of the fields (C, k), widest first, are on lattices, all but two at most: `before` is kept if it may."""
+        count = common.shape[1]
+        size = (common**2 / np.maximum(own, 1e-3 * (common**2).sum(axis=1))[:, None]).sum(axis=0)
+        least = max(count - 2, 1)
+        fits = [max(least, int(np.count_nonzero(size > factor * _NARROW_FIELD))) for factor in (2.0, 0.5)]
+        return before if fits[0] <= before <= fits[1] else max(least, int(np.count_nonzero(size > _NARROW_FIELD)))
+
+    def _fields(
+        self, setting: Setting, v: FloatArray, zeta: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """b (N, C) of points v with narrow fields zeta (N, q), 0 if left out, and what h (N, C) is without the own fields."""
+        root, common, narrow, _ = self._given(setting)
         r = root.shape[1]
-        return v[:, :r] @ root.T + setting.shift, v[:, r:] @ common.T
+        m = v[:, r:] @ common.T
+        return v[:, :r] @ root.T + setting.shift, m if zeta is None else m + zeta @ narrow.T
+
+    def _rule_of_narrow(self, setting: Setting, number: IntArray) -> list[tuple[float, FloatArray | None]]:
+        """ln of the weights and places (N, q) of nodes in narrow fields, for nodes of these numbers: exact to the third
+        order, of the fourth one in each field alone; of the certificate's rule in products of two."""
+        q = self._given(setting).narrow.shape[1]
+        if q == 0:
+            return [(0.0, None)]
+        if self.rule == CHECK:
+            signs = np.array(list(itertools.product((-1.0, 1.0), repeat=q)))
+            return [(-q * math.log(2.0), np.broadcast_to(one, (len(number), q))) for one in signs]
+        apart = math.sqrt(3.0) * np.eye(q)[number % q]  # neighbours differ in another field
+        parts: list[tuple[float, FloatArray | None]] = [(math.log(q / 6.0), apart), (math.log(q / 6.0), -apart)]
+        return [(math.log(1.0 - q / 3.0), None), *parts]
 
     def _at(
-        self, setting: Setting, v: FloatArray, every: bool = False, samples: bool = False, rough: bool = False
+        self,
+        setting: Setting,
+        v: FloatArray,
+        every: bool = False,
+        samples: bool = False,
+        rough: bool = False,
+        zeta: FloatArray | None = None,
     ) -> _Site:
         """The weight at points, and means of class functions there; to 1e-3 where `rough` ones will do."""
-        b, m = self._fields(setting, v)
+        b, m = self._fields(setting, v, zeta)
         low, high = activation_range(self.phi)
         if np.abs(b).max() * (high - low) > _STEEPEST:
             raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
@@ -180,7 +224,7 @@ class PatchedLayer:
 
     def _slopes(self, setting: Setting, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """ln of the weight (N,), its gradient (N, D), and minus its second derivatives (N, D, D)."""
-        root, common, _ = self._given(setting)
+        root, common, _, _ = self._given(setting)
         size, r = len(self.n), root.shape[1]
         both = np.zeros((2 * size, v.shape[1]))
         both[:size, :r], both[size:, r:] = root, common
@@ -199,7 +243,7 @@ class PatchedLayer:
     def _maxima(self, setting: Setting, lightest: float) -> Peaks:
         """Laplace's mixture of all maxima of the weight that are not lighter than the heaviest by so many nats."""
         b, h = self.maxima.find(setting, lightest, True)
-        root, common, own = self._given(setting)
+        root, common, _, own = self._given(setting)
         v = b @ np.linalg.pinv(root).T
         if common.shape[1]:  # the likeliest alpha, given h
             scaled = common / (own + _CLOSE * np.diag(setting.covariance))[:, None]
@@ -278,13 +322,14 @@ class PatchedLayer:
         log_cell = np.concatenate([patch.log_cell[good] for patch, good in zip(patches, kept)])
         of_node: IntArray = np.repeat(np.arange(len(kept)), [int(good.sum()) for good in kept])
         frames = [one.frame for one in patches]
-        nodes = _Nodes(v, log_cell, peaks.shares(v), (np.empty(0),) * 3, of_node, clusters, frames)
+        number = np.concatenate([patch.number[good] for patch, good in zip(patches, kept)])
+        nodes = _Nodes(v, log_cell, peaks.shares(v), (np.empty(0),) * 3, of_node, number, clusters, frames)
         return nodes._replace(moments=self._moments(setting, nodes))
 
     def _cover(self, setting: Setting, clusters: list[Cluster], depth: float) -> None:
         """Has tables ready for nodes of clusters."""
         peaks, kept = clusters[0].peaks, np.concatenate([cluster.members for cluster in clusters])
-        root, common, _ = self._given(setting)
+        root, common, narrow, _ = self._given(setting)
         r, far = root.shape[1], math.sqrt(2.0 * depth)
         moved = np.broadcast_to(setting.shift, len(self.n))
         for c, sites in enumerate(self.sites):
@@ -292,6 +337,7 @@ class PatchedLayer:
             for row, inside, shift in ((root[c], slice(0, r), moved[c]), (common[c], slice(r, None), 0.0)):
                 middle = peaks.mean[kept][:, inside] @ row + shift
                 wide = far * np.sqrt(np.einsum("i,kij,j->k", row, peaks.covariance[kept][:, inside, inside], row))
+                wide = wide + 2.0 * math.sqrt(float((narrow[c] ** 2).sum())) * (row is not root[c])
                 ends.append((float((middle - wide).min()), float((middle + wide).max())))
             sites.cover(np.array([ends[0][0], ends[1][0]]), np.array([ends[0][1], ends[1][1]]))
 
@@ -395,10 +441,7 @@ class PatchedLayer:
         r, columns = setting.root.shape[1], len(products.table)
         top, plain = -math.inf, np.zeros(columns)
         once, twice = np.zeros((r, columns)), np.zeros((r, r, columns))
-        for start in range(0, len(nodes.v), _PIECE):
-            part = slice(start, start + _PIECE)
-            site = self._at(setting, nodes.v[part], True, products.samples)
-            log_weight = site.log_weight + nodes.log_cell[part]
+        for beta, site, log_weight in self._pieces(setting, nodes, products.samples):
             highest = float(log_weight.max())
             if highest > top:
                 for total in (plain, once, twice):
@@ -407,10 +450,21 @@ class PatchedLayer:
             terms = self._products(site, products, np.exp(log_weight - top))
             plain += terms.sum(axis=1)
             if products.by_readout:
-                beta = nodes.v[part, :r]
                 once += (terms @ beta).T
                 twice += ((beta[:, :, None] * beta[:, None, :]).reshape(len(beta), -1).T @ terms.T).reshape(twice.shape)
         return Totals(top, plain, once, twice)
+
+    def _pieces(
+        self, setting: Setting, nodes: _Nodes, samples: bool = False
+    ) -> Iterator[tuple[FloatArray, _Site, FloatArray]]:
+        """beta (k, r) of some of the nodes, the weight there, and ln of it and of what they stand for (k,): all nodes in
+        turn, with every place in narrow fields."""
+        r = setting.root.shape[1]
+        for start in range(0, len(nodes.v), _PIECE):
+            part = slice(start, start + _PIECE)
+            for log_part, zeta in self._rule_of_narrow(setting, nodes.number[part]):
+                site = self._at(setting, nodes.v[part], True, samples, zeta=zeta)
+                yield nodes.v[part, :r], site, site.log_weight + nodes.log_cell[part] + log_part
 
     def _products(self, site: _Site, products: Products, weight: FloatArray) -> FloatArray:
         """(products, N) times the weight of nodes."""
@@ -426,12 +480,20 @@ class PatchedLayer:
         return terms
 
     def _detail(self, setting: Setting, nodes: _Nodes) -> Detail:
-        site = self._at(setting, nodes.v, True)
-        log_weight = site.log_weight + nodes.log_cell
-        share = np.exp(log_weight - log_weight.max())
+        log_weight, share, sums = np.empty(len(nodes.v)), np.empty(len(nodes.v)), np.empty((4, len(nodes.v), len(self.n)))
+        for start in range(0, len(nodes.v), _PIECE):
+            part = slice(start, start + _PIECE)
+            cell, places = nodes.log_cell[part], self._rule_of_narrow(setting, nodes.number[part])
+            sites = [(log_part, self._at(setting, nodes.v[part], True, zeta=zeta)) for log_part, zeta in places]
+            height = np.array([log_part + site.log_weight for log_part, site in sites])
+            whole = np.logaddexp.reduce(height, axis=0)
+            log_weight[part], share[part] = whole, whole + cell
+            for i, name in enumerate(("b", "b2", "bb", "field")):
+                means = np.array([site.means(name) for _, site in sites])
+                sums[i, part] = (np.exp(height - whole)[:, :, None] * means).sum(axis=0)
+        share = np.exp(share - share.max())
         beta = nodes.v[:, : setting.root.shape[1]]
-        means = (site.means(name) for name in ("b", "b2", "bb", "field"))
-        return Detail(beta, share / share.sum(), site.log_weight, *means)
+        return Detail(beta, share / share.sum(), log_weight, *sums)
 
     # ---- what a posterior asks -------------------------------------------------------------------
 
@@ -446,11 +508,15 @@ class PatchedLayer:
         assert self.nodes is not None
         rows = np.flatnonzero(share > _NO_SHARE * share.max())
         share, d, delta = share[rows], float(setting.d[c]), float(setting.delta[c])
-        b, m = (fields[:, c] for fields in self._fields(setting, self.nodes.v[rows]))
-        copies = _STRATA if self.sites[c].own > 0.0 else 1
-        parts = (np.arange(copies) + 0.5) / copies
-        h = np.concatenate([self.sites[c].drawn(b, m, np.full(len(b), part)) for part in parts])
-        b, share = np.tile(b, copies), np.tile(share / copies, copies)
+        v, copies = self.nodes.v[rows], _STRATA if self.sites[c].own > 0.0 else 1
+        places = self._rule_of_narrow(setting, self.nodes.number[rows])
+        height = np.array([log_part + self._at(setting, v, zeta=zeta).log_weight for log_part, zeta in places])
+        parts = np.exp(height - np.logaddexp.reduce(height, axis=0)) * share / copies
+        fields = [self._fields(setting, v, zeta) for _, zeta in places]
+        b, m = (np.concatenate([pair[i][:, c] for pair in fields]) for i in (0, 1))
+        strata = (np.arange(copies) + 0.5) / copies
+        h = np.concatenate([self.sites[c].drawn(b, m, np.full(len(b), part)) for part in strata])
+        b, share = np.tile(b, copies), np.tile(parts.ravel(), copies)
         g = self.sites[c].values(b, h)
 
         def density(z: FloatArray) -> FloatArray:
@@ -478,13 +544,15 @@ class PatchedLayer:
         size = nodes.v.shape[1]
         inside = (rng.random((len(base), size)) - 0.5)[:, None, :] @ np.array(nodes.frames)[nodes.patch[base]]
         v = nodes.v[base] + inside[:, 0]
+        q = self._given(setting).narrow.shape[1]
+        zeta = rng.normal(size=(len(base), q)) if q else None
         before, after = (
-            self._at(setting, where).log_weight + self._log_shares(nodes, where, nodes.patch[base])
-            for where in (nodes.v[base], v)
+            self._at(setting, where, zeta=at_zeta).log_weight + self._log_shares(nodes, where, nodes.patch[base])
+            for where, at_zeta in ((nodes.v[base], None), (v, zeta))
         )
         chance = np.exp(np.minimum(after - before, 30.0))
         pick = np.sort(rng.choice(len(v), size=count, p=chance / chance.sum()))
-        b, m = self._fields(setting, v[pick])
+        b, m = self._fields(setting, v[pick], None if zeta is None else zeta[pick])
         h = np.column_stack([
             sites.drawn(b[:, c], m[:, c], rng.random(len(b))) for c, sites in enumerate(self.sites)
         ])  # fmt: skip

@@ -94,7 +94,8 @@ def _above(one: FloatArray, other: FloatArray) -> FloatArray:
 
 @dataclass(eq=False)
 class Patch:
-    """The nodes of one cluster: points v (N, D), ln of their cells, and ln of the integrand there.
+    """The nodes of one cluster: points v (N, D), ln of their cells, ln of the integrand there, and a number of each that
+    alternates between neighbours.
 
     With `rng` the lattice is turned and shifted at random.
     """
@@ -105,6 +106,7 @@ class Patch:
     v: FloatArray = field(init=False)
     log_cell: FloatArray = field(default_factory=lambda: np.empty(0))
     height: FloatArray = field(default_factory=lambda: np.empty(0))
+    number: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         size = len(self.cluster.root)
@@ -147,6 +149,7 @@ class Patch:
                 top = max(top, float(height.max(initial=-math.inf)))
                 self.v, self.log_cell = np.vstack([self.v, v]), np.append(self.log_cell, cell)
                 self.height = np.append(self.height, height)
+                self.number = np.append(self.number, new.sum(axis=1))
                 new = (new[height > top - depth][:, None, :] + around).reshape(-1, size)
         except OverflowError as error:
             raise NotCovered(f"a layer needs {error}") from error

@@ -124,8 +124,9 @@ def solve_deep(
     if network.activation.parts != "gaussian" and (reason := unresolved(network, task)) is not None:
         raise ConvergenceError(f"{reason}{limit}.")
     problem, alike = problem_of(network, task, tau, merge=shares is None)
-    rtol = (_PATCHED if patched(problem, shares is not None) else _RTOL) if rtol is None else rtol
-    tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
+    around_peaks = patched(problem, shares is not None)
+    rtol = (_PATCHED if around_peaks else _RTOL) if rtol is None else rtol
+    tolerance = max(1e-11, min(1e-5 if around_peaks else 1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, alike)
     starts: list[Way] | None = []
     silent = silent_state(problem) if shares is None else None
