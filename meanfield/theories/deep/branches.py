@@ -45,6 +45,7 @@ Report = Callable[[str, int, float], None]
 Way = Callable[[], tuple[System, Found]]
 
 _ROUGH, _ASTRAY = 5e-5, 0.1  # residual at the coarse quadrature, and from which on it is no start
+_ROUGH_PEAKS = 1e-3  # the first on lattices around peaks, which leave about that
 _GOOD = 1e-6  # residual that is asked for of a solution that is only a start
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
@@ -97,7 +98,7 @@ def polish(
     if rough.residual > _ASTRAY and not coarse.codes and not coarse.around_peaks:
         return coarse, rough
     system = coarse.at_rule(FINE)
-    if rough.residual > _ROUGH:
+    if rough.residual > (_ROUGH_PEAKS if coarse.around_peaks else _ROUGH):
         return system, newton(system, rough.x, tolerance, most=most, progress=report)
     with counted((_AROUND_PEAKS if coarse.around_peaks else 1.0) * ONE_WAY, beyond=True):
         found = chord(system, rough.x, coarse.hessian(rough.averages), tolerance, report)
@@ -303,7 +304,7 @@ def _from_plant(problem: DeepProblem, report: Report | None, limit: bool) -> tup
     system = System(problem, COARSE)
     order = readout_minimum(system, planted(problem, limit=limit))[0]
     x = system.pack(order) if problem.depth == 1 else relax(system, order, critical=True, limit=limit)
-    return system, newton(system, x, _ROUGH, progress=report)
+    return system, newton(system, x, _ROUGH_PEAKS if patched(problem) else _ROUGH, progress=report)
 
 
 def _from_limit(problem: DeepProblem, report: Report | None) -> tuple[System, Found]:
@@ -325,7 +326,7 @@ def _from_response(problem: DeepProblem, report: Report | None) -> tuple[System,
         x = system.pack(order)
     else:
         x = climbed_up(system, order, _NEARLY_UP, _LONG, progress=report)
-    found = newton(system, x, _ROUGH, progress=report)
+    found = newton(system, x, _ROUGH_PEAKS if patched(problem) else _ROUGH, progress=report)
     if found.residual > _ROUGH and not patched(problem) and len(problem.n) < 3:  # too early, where layers are soft
         x = climbed_up(system, system.unpack(x), _UP, _LONG, progress=report)
         found = newton(system, x, _ROUGH, progress=report)

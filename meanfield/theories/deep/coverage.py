@@ -71,15 +71,13 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
                 f"deep nonlinear networks are solved for up to {MOST_ALIKE} classes that are exchangeable, got "
                 f"{kinds}; at n_samples = inf there is no such limit"
             )
-    elif kinds > LATTICE_CLASSES:
-        if fields_of(kinds, task.n_outputs, network.depth) > MOST_FIELDS:
-            return (
-                f"deep nonlinear networks of {network.depth} hidden layers and {task.n_outputs} outputs are solved for up "
-                f"to {_most(task.n_outputs, network.depth)} classes of different targets, got {kinds}: a layer would have "
-                f"{fields_of(kinds, task.n_outputs, network.depth)} fields and conjugates to be integrated over, "
-                f"{MOST_FIELDS} are possible; one-hot classes of one size are solved up to {MOST_ALIKE}, and at "
-                "n_samples = inf there is no such limit"
-            )
+    elif kinds > LATTICE_CLASSES and (fields := fields_of(kinds, task.n_outputs, network.depth)) > MOST_FIELDS:
+        return (
+            f"deep nonlinear networks of {network.depth} hidden layers and {task.n_outputs} outputs are solved for up "
+            f"to {_most(task.n_outputs, network.depth)} classes of different targets, got {kinds}: a layer would have "
+            f"{fields} fields and conjugates to be integrated over, {MOST_FIELDS} are possible; one-hot classes of one "
+            f"size are solved up to {MOST_ALIKE}, and at n_samples = inf there is no such limit"
+        )
     return None
 
 
@@ -117,7 +115,9 @@ def refuses_shares(network: Network, task: ClassTask) -> str | None:
 
 def _most(n_outputs: int, depth: int) -> int:
     """Classes of different targets whose layers are not too many fields to be integrated over."""
-    few = (one for one in range(LATTICE_CLASSES + 1, MOST_FIELDS + 1) if fields_of(one, n_outputs, depth) <= MOST_FIELDS)
+    few = (
+        one for one in range(LATTICE_CLASSES + 1, MOST_FIELDS + 1) if fields_of(one, n_outputs, depth) <= MOST_FIELDS
+    )
     return max(few, default=LATTICE_CLASSES)
 
 

@@ -1,6 +1,6 @@
 """One class of a layer as a function of its conjugate field b and the common fields m, its own field summed.
 
-sigma^2 Kbar = diag(D) + U U^T: h_c = m_c + D_c^(1/2) xi_c, m = U alpha, so that given (b, alpha) classes are independent,
+sigma^2 Kbar = diag(D) + U U^T: h_c = m_c + D_c^(1/2) xi_c, m = U alpha; given (b, alpha) classes are independent,
 
     W_c(b, m) = int dh N(h; m, D_c) exp(n_c g_c(b, h)),
 
@@ -48,8 +48,8 @@ _STEEPEST = 1500.0
 
 
 def own_and_common(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """D (C,) >= 0 with the largest sum, in units of the variances, that leaves covariance (C, C) - diag(D) positive, and
-    U (C, r) with U U^T what is left, to 1e-9 of the variances: by Newton's method with a barrier, convex."""
+    """D (C,) >= 0 of the largest sum, in units of the variances, that leaves covariance (C, C) - diag(D) positive, and
+    U (C, r) with U U^T what is left, to 1e-9 of the variances: convex, by Newton's method with a barrier."""
     unit = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
     size = len(unit)
     matrix = covariance / np.outer(unit, unit) + _JITTER * np.eye(size)
@@ -60,7 +60,7 @@ def own_and_common(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
             slope = 1.0 - barrier * (np.diag(inverse) - 1.0 / own)
             bent = barrier * (inverse**2 + np.diag(1.0 / own**2))
             step, length = np.linalg.solve(bent, slope), 1.0
-            while (own + length * step).min() <= 0.0 or np.linalg.eigvalsh(matrix - np.diag(own + length * step))[0] <= 0.0:
+            while not _inside(matrix, own + length * step):
                 length *= 0.5
             own = own + (1.0 if length == 1.0 else 0.9 * length) * step
             if slope @ step < _NEAR * barrier:
@@ -70,6 +70,11 @@ def own_and_common(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
     values, vectors = np.linalg.eigh(matrix - _JITTER * np.eye(size) - np.diag(own))
     kept = values > _NO_FIELD * max(float(values[-1]), 1.0)
     return own * unit**2, unit[:, None] * (vectors[:, kept] * np.sqrt(values[kept]))[:, ::-1]
+
+
+def _inside(matrix: FloatArray, own: FloatArray) -> bool:
+    """Whether own (C,) and matrix (C, C) - diag(own) are positive."""
+    return bool(own.min() > 0.0 and np.linalg.eigvalsh(matrix - np.diag(own))[0] > 0.0)
 
 
 class _Block(NamedTuple):
@@ -112,8 +117,8 @@ def _log_sums(value: FloatArray, law: FloatArray) -> FloatArray:
 
 
 class _Table:
-    """ln W and means of class functions, values (rows, columns, functions) at equally spaced b and m, the first of which
-    are `low` (2,)."""
+    """ln W and means of class functions, values (rows, columns, functions) at equally spaced b and m, the first of
+    which are `low` (2,)."""
 
     def __init__(self, low: FloatArray, step: FloatArray, values: FloatArray) -> None:
         self.low, self.step, self.values = low, step, values
@@ -213,7 +218,8 @@ class OwnFieldSites:
 
     def _complete(self, samples: bool) -> None:
         """Adds the means of class functions to the table."""
-        assert self.table is not None and self.fields is not None
+        assert self.table is not None
+        assert self.fields is not None
         log_w = np.ascontiguousarray(self.table.values[:, :, 0])
         self.table = _Table(self.table.low, self.table.step, self._means(self.rows, self.fields, log_w, samples))
         self.every, self.samples = True, samples

@@ -1,17 +1,12 @@
 """Averages of a layer in which more fields couple the classes than lattices over all of them can take.
 
-Nodes are points v = (beta, alpha) of conjugate fields b = R beta and preactivation fields h = U alpha + D^(1/2) xi. The weight
-
-    w(v) = exp(-|v|^2 / 2) prod_c exp(n_c g_c(b_c, h_c)) / (2 pi)^(D/2)
-
-is a sum of peaks, one per code, each of nearly Gaussian shape: w = sum_k w p_k with the shares p_k of a mixture of
-Gaussians fitted to it, and every w p_k is summed over a lattice of its own, uniform where that Gaussian is round
-(THEORY.md, "More than three classes").
+The weight of points v = (beta, alpha) (`theories/deep/peaked_weight.py`) is a sum of peaks, one per code, of nearly
+Gaussian shape: w = sum_k w p_k with the shares p_k of a mixture of Gaussians fitted to it, and every w p_k is summed
+over a lattice of its own, uniform where that Gaussian is round (THEORY.md, "More than three classes").
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,24 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.activations.activation import Activation
-from meanfield.theories.deep.class_tables import MEANS
 from meanfield.theories.deep.compiled.generated.site import KEYS
 from meanfield.theories.deep.maxima import Maxima
-from meanfield.theories.deep.own_fields import ROUGH_DEPTH, OwnFieldSites, own_and_common
+from meanfield.theories.deep.own_fields import ROUGH_DEPTH
 from meanfield.theories.deep.patches import Cluster, Patch, clustered
+from meanfield.theories.deep.peaked_weight import PeakedWeight, WeightAt
 from meanfield.theories.deep.peaks import Peaks, fitted, moments
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import (
     CHECK,
-    COARSE,
     Averages,
     Detail,
     NotCovered,
-    Rule,
     Setting,
     UnstableCode,
-    activation_range,
     code_words,
 )
 from meanfield.theories.deep.sums import Totals
@@ -47,12 +38,10 @@ __all__ = ["PatchedLayer"]
 _LIGHTEST, _ANY = 20.0, 300.0  # nats below the heaviest peak, from where on one is left out; of given codes
 _CLIMBS, _STILL, _FLAT, _SAME = 30, 1e-8, 1e-3, 0.05
 _PIECE = 2048  # nodes at a time
-_STEEPEST = 1500.0  # of fields b
 _MOST_NODES = 3_000_000
 _NODES = {True: 30_000, False: 80_000}  # wanted at most of coarse rules, of others
 _COARSE, _FINE, _LEAST_REACH, _FINER = 0.8, 1.2, 0.6, 0.02  # of `node_lattice`, at most, at least, and steps of it
 _MARGIN = 4.0  # nats
-_NARROW_FIELD = 0.1  # sum over classes of its variance in units of own ones, up to which a common field is narrow
 _CLOSE = 1e-6  # part of the variance of h that may be own at least, where maxima are looked for
 _STRATA = 4  # of the own field of a node, for densities
 _COPIES, _NO_SHARE = 12, 1e-9  # per neuron that is drawn; share of the largest, that densities can do without
@@ -79,27 +68,6 @@ class _Nodes(NamedTuple):
     frames: list[FloatArray]  # edges (D, D) of their cells
 
 
-class _Frame(NamedTuple):
-    """b = root beta, h = common alpha + narrow zeta + own^(1/2) xi: root (C, r), common (C, k), narrow (C, q), own (C,)."""
-
-    root: FloatArray
-    common: FloatArray
-    narrow: FloatArray
-    own: FloatArray
-
-
-class _Site(NamedTuple):
-    """ln of the weight (N,), and by class the means (functions, N) of `class_columns` over the own field."""
-
-    log_weight: FloatArray
-    columns: list[FloatArray]
-
-    def means(self, name: str) -> FloatArray:
-        """(N, C) one of MEANS, or "field"."""
-        at = len(KEYS) + [*MEANS, "field"].index(name)
-        return np.array([columns[at] for columns in self.columns]).T
-
-
 def _joined(parts: list[_Nodes]) -> _Nodes:
     """All nodes of several codes; without the moments of peaks."""
     first = np.cumsum([0] + [len(part.clusters) for part in parts])
@@ -115,25 +83,14 @@ def _joined(parts: list[_Nodes]) -> _Nodes:
     )
 
 
-def _turned(fields: FloatArray, before: FloatArray) -> FloatArray:
-    """Fields (C, k) as a rotation has them closest to those before, on which nodes are."""
-    if not fields.size or before.shape != fields.shape:
-        return fields
-    left, _, right = np.linalg.svd(fields.T @ before)
-    return np.asarray(fields @ left @ right)
-
-
 @dataclass(eq=False)
-class PatchedLayer:
+class PatchedLayer(PeakedWeight):
     """One layer of given class sizes; keeps its nodes while the weight stays about where they are.
 
     `reach`, `depth`: spacing and extent of the lattices, see `node_lattice`, and nats below the top; chosen so that the
     number of nodes stays moderate.
     """
 
-    phi: Activation
-    n: FloatArray
-    rule: Rule
     last: bool = False
     turns: FloatArray = field(default_factory=lambda: np.empty((0, 0, 0)))
     nodes: _Nodes | None = None
@@ -142,101 +99,9 @@ class PatchedLayer:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.maxima = Maxima(self.phi, self.n)
-        self.sites = [OwnFieldSites(self.phi, self.rule, float(n)) for n in self.n]
-        self.rough = [OwnFieldSites(self.phi, COARSE, float(n), rough=True) for n in self.n]
-        self.known: Setting | None = None
-        self.frame: _Frame | None = None
         self.reach = 0.0
-
-    # ---- the weight ------------------------------------------------------------------------------
-
-    def _given(self, setting: Setting) -> _Frame:
-        """What turns v into fields, and the classes at this setting, whose tables serve as long as it is the same."""
-        if self.known is setting and self.frame is not None:
-            return self.frame
-        size = len(self.n)
-        own, common = np.zeros(size), np.zeros((size, 0))
-        narrow = common
-        if setting.covariance.any():
-            own, common = own_and_common(setting.covariance)
-            before = _Frame(setting.root, common[:, :0], common[:, :0], own) if self.frame is None else self.frame
-            wide = self._wide(common, own, before.common.shape[1])
-            common, narrow = _turned(common[:, :wide], before.common), _turned(common[:, wide:], before.narrow)
-        self.known, self.frame = setting, _Frame(setting.root, common, narrow, own)
-        for c, (d, delta, wide) in enumerate(zip(setting.d.tolist(), setting.delta.tolist(), own.tolist())):
-            self.sites[c].at(d, delta, wide)
-            self.rough[c].at(d, delta, wide)
-        return self.frame
-
-    @staticmethod
-    def _wide(common: FloatArray, own: FloatArray, before: int) -> int:
-        """How many of the fields (C, k), widest first, are on lattices, all but two at most: `before` is kept if it may."""
-        count = common.shape[1]
-        size = (common**2 / np.maximum(own, 1e-3 * (common**2).sum(axis=1))[:, None]).sum(axis=0)
-        least = max(count - 2, 1)
-        fits = [max(least, int(np.count_nonzero(size > factor * _NARROW_FIELD))) for factor in (2.0, 0.5)]
-        return before if fits[0] <= before <= fits[1] else max(least, int(np.count_nonzero(size > _NARROW_FIELD)))
-
-    def _fields(
-        self, setting: Setting, v: FloatArray, zeta: FloatArray | None = None
-    ) -> tuple[FloatArray, FloatArray]:
-        """b (N, C) of points v with narrow fields zeta (N, q), 0 if left out, and what h (N, C) is without the own fields."""
-        root, common, narrow, _ = self._given(setting)
-        r = root.shape[1]
-        m = v[:, r:] @ common.T
-        return v[:, :r] @ root.T + setting.shift, m if zeta is None else m + zeta @ narrow.T
-
-    def _rule_of_narrow(self, setting: Setting, number: IntArray) -> list[tuple[float, FloatArray | None]]:
-        """ln of the weights and places (N, q) of nodes in narrow fields, for nodes of these numbers: exact to the third
-        order, of the fourth one in each field alone; of the certificate's rule in products of two."""
-        q = self._given(setting).narrow.shape[1]
-        if q == 0:
-            return [(0.0, None)]
-        if self.rule == CHECK:
-            signs = np.array(list(itertools.product((-1.0, 1.0), repeat=q)))
-            return [(-q * math.log(2.0), np.broadcast_to(one, (len(number), q))) for one in signs]
-        apart = math.sqrt(3.0) * np.eye(q)[number % q]  # neighbours differ in another field
-        parts: list[tuple[float, FloatArray | None]] = [(math.log(q / 6.0), apart), (math.log(q / 6.0), -apart)]
-        return [(math.log(1.0 - q / 3.0), None), *parts]
-
-    def _at(
-        self,
-        setting: Setting,
-        v: FloatArray,
-        every: bool = False,
-        samples: bool = False,
-        rough: bool = False,
-        zeta: FloatArray | None = None,
-    ) -> _Site:
-        """The weight at points, and means of class functions there; to 1e-3 where `rough` ones will do."""
-        b, m = self._fields(setting, v, zeta)
-        low, high = activation_range(self.phi)
-        if np.abs(b).max() * (high - low) > _STEEPEST:
-            raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
-        log_weight, columns = -0.5 * (v**2).sum(axis=1) - 0.5 * v.shape[1] * math.log(2.0 * math.pi), []
-        for c, sites in enumerate(self.rough if rough else self.sites):
-            log_w, means = sites(b[:, c], m[:, c], every, samples)
-            log_weight = log_weight + log_w
-            if means is not None:
-                columns.append(means)
-        return _Site(log_weight, columns)
-
-    def _slopes(self, setting: Setting, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """ln of the weight (N,), its gradient (N, D), and minus its second derivatives (N, D, D)."""
-        root, common, _, _ = self._given(setting)
-        size, r = len(self.n), root.shape[1]
-        both = np.zeros((2 * size, v.shape[1]))
-        both[:size, :r], both[size:, r:] = root, common
-        site = self._at(setting, v, True, rough=True)
-        b, h, bb, bh, hh = (
-            np.array([columns[KEYS.index((*order, 0, 0))] for columns in site.columns]).T
-            for order in ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
-        )
-        second, at = np.zeros((len(v), 2 * size, 2 * size)), np.arange(size)
-        second[:, at, at], second[:, size + at, size + at] = bb - b**2, hh - h**2
-        second[:, at, size + at] = second[:, size + at, at] = bh - b * h
-        return site.log_weight, np.hstack([b, h]) @ both - v, np.eye(v.shape[1]) - both.T @ second @ both
 
     # ---- nodes -----------------------------------------------------------------------------------
 
@@ -279,7 +144,8 @@ class PatchedLayer:
             least = _LEAST_REACH
         else:
             reach = least = self.level + _FINER
-        while reach > least and sum(one.count(reach, _deep(reach)) for one in clusters) > _NODES[coarse]:
+        most = _NODES[coarse] / (1 if self.frame is None or not self.frame.narrow.size else 3)
+        while reach > least and sum(one.count(reach, _deep(reach)) for one in clusters) > most:
             reach -= _FINER
         return reach
 
@@ -456,9 +322,9 @@ class PatchedLayer:
 
     def _pieces(
         self, setting: Setting, nodes: _Nodes, samples: bool = False
-    ) -> Iterator[tuple[FloatArray, _Site, FloatArray]]:
-        """beta (k, r) of some of the nodes, the weight there, and ln of it and of what they stand for (k,): all nodes in
-        turn, with every place in narrow fields."""
+    ) -> Iterator[tuple[FloatArray, WeightAt, FloatArray]]:
+        """beta (k, r) of some of the nodes, the weight there, and ln of it and of what they stand for (k,): all nodes
+        in turn, with every place in narrow fields."""
         r = setting.root.shape[1]
         for start in range(0, len(nodes.v), _PIECE):
             part = slice(start, start + _PIECE)
@@ -466,7 +332,7 @@ class PatchedLayer:
                 site = self._at(setting, nodes.v[part], True, samples, zeta=zeta)
                 yield nodes.v[part, :r], site, site.log_weight + nodes.log_cell[part] + log_part
 
-    def _products(self, site: _Site, products: Products, weight: FloatArray) -> FloatArray:
+    def _products(self, site: WeightAt, products: Products, weight: FloatArray) -> FloatArray:
         """(products, N) times the weight of nodes."""
         first = 0 if products.curvature else len(KEYS) - 1  # other columns than 1, which has no factor
         columns = [means[first:] for means in site.columns]
@@ -480,7 +346,11 @@ class PatchedLayer:
         return terms
 
     def _detail(self, setting: Setting, nodes: _Nodes) -> Detail:
-        log_weight, share, sums = np.empty(len(nodes.v)), np.empty(len(nodes.v)), np.empty((4, len(nodes.v), len(self.n)))
+        log_weight, share, sums = (
+            np.empty(len(nodes.v)),
+            np.empty(len(nodes.v)),
+            np.empty((4, len(nodes.v), len(self.n))),
+        )
         for start in range(0, len(nodes.v), _PIECE):
             part = slice(start, start + _PIECE)
             cell, places = nodes.log_cell[part], self._rule_of_narrow(setting, nodes.number[part])

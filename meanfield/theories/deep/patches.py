@@ -94,8 +94,8 @@ def _above(one: FloatArray, other: FloatArray) -> FloatArray:
 
 @dataclass(eq=False)
 class Patch:
-    """The nodes of one cluster: points v (N, D), ln of their cells, ln of the integrand there, and a number of each that
-    alternates between neighbours.
+    """The nodes of one cluster: points v (N, D), ln of their cells, ln of the integrand there, and a number of each
+    that alternates between neighbours.
 
     With `rng` the lattice is turned and shifted at random.
     """

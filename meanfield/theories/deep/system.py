@@ -427,14 +427,15 @@ def kinds_of(targets: FloatArray) -> int:
 
 
 def fields_of(n_classes: int, m: int, depth: int) -> int:
-    """Fields of the layer with most of them, for so many classes of different targets and outputs, two less than classes
-    being shared (`theories/deep/own_fields.py`)."""
+    """Fields of the layer with most of them, for so many classes of different targets and outputs, two less than
+    classes being shared (`theories/deep/own_fields.py`)."""
     return max(n_classes, n_classes - 2 + max(m, n_classes if depth > 2 else 0))
 
 
 def fields_of_layers(problem: DeepProblem) -> int:
-    """Fields of the layer that has most of them: conjugates of its classes, or readouts, and those that its classes share."""
-    return fields_of(*problem.y.shape, problem.depth)
+    """Fields of the layer that has most of them: conjugates of its classes, or readouts, and shared ones."""
+    n_classes, m = problem.y.shape
+    return fields_of(n_classes, m, problem.depth)
 
 
 def _kind(problem: DeepProblem, peaks: bool, apart: bool) -> Any:

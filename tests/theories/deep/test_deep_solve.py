@@ -250,7 +250,7 @@ def test_linear_networks_at_finite_temperature():
         (deep(1), BINARY, "for two and more hidden layers"),
         (mf.Network(mf.activation(sp.Abs(sp.Symbol("z", real=True) - 1)), 2), BINARY, "is unbounded"),
         (deep(2, scaling="lazy"), BINARY, "the network is lazy"),
-        (deep(2), mf.class_task([0.2, 0.2, 0.2, 0.3, 0.1], targets=np.eye(5), n_samples=100), "8 together at most"),
+        (deep(2), mf.class_task([0.2, 0.2, 0.2, 0.2, 0.15, 0.05], targets=np.eye(6), n_samples=100), "up to 4 classes"),
         (deep(2, readout_exponent=0.7), BINARY.with_(n_samples=math.inf), "readout exponents 1 and 1 / depth"),
         (deep(2), mf.class_task([0.1, 0.9], targets=[1, -1], n_samples=10), "more than one sample per class"),
         (mf.Network("linear", 2), BINARY.with_(n_samples=2), "more than one sample per class"),
