@@ -5,12 +5,11 @@ every class adds its own one (`theories/deep/own_fields.py`):
 
     w(v) = exp(-|v|^2 / 2) prod_c W_c(b_c, m_c) / (2 pi)^(D/2),
 
-averaged over narrow common fields zeta, at a few places that are exact to the third order.
+averaged, by coarse rules, over narrow common fields zeta, at a few places that are exact to the third order.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,8 +19,8 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.class_tables import MEANS
 from meanfield.theories.deep.compiled.generated.site import KEYS
-from meanfield.theories.deep.own_fields import OwnFieldSites, own_and_common
-from meanfield.theories.deep.rules import CHECK, COARSE, NotCovered, Rule, Setting, activation_range
+from meanfield.theories.deep.own_fields import ROUGH_DEPTH, OwnFieldSites, own_and_common
+from meanfield.theories.deep.rules import COARSE, NotCovered, Rule, Setting, activation_range
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["PeakedWeight", "WeightAt"]
@@ -84,7 +83,9 @@ class PeakedWeight:
         if setting.covariance.any():
             own, common = own_and_common(setting.covariance)
             before = _Frame(setting.root, common[:, :0], common[:, :0], own) if self.frame is None else self.frame
-            wide = self._wide(common, own + setting.d / self.n, before.common.shape[1])
+            wide = common.shape[1]
+            if self.rule.depth < ROUGH_DEPTH:
+                wide = self._wide(common, own + setting.d / self.n, before.common.shape[1])
             common, narrow = _turned(common[:, :wide], before.common), _turned(common[:, wide:], before.narrow)
         self.known, self.frame = setting, _Frame(setting.root, common, narrow, own)
         for c, (d, delta, of_class) in enumerate(zip(setting.d.tolist(), setting.delta.tolist(), own.tolist())):
@@ -109,13 +110,10 @@ class PeakedWeight:
 
     def _rule_of_narrow(self, setting: Setting, number: IntArray) -> list[tuple[float, FloatArray | None]]:
         """ln of the weights and places (N, q) of nodes in narrow fields, for nodes of these numbers: exact to the third
-        order, of the fourth one in each field alone; of the certificate's rule in products of two."""
+        order, and of the fourth one in each field alone."""
         q = self._given(setting).narrow.shape[1]
         if q == 0:
             return [(0.0, None)]
-        if self.rule == CHECK:
-            signs = np.array(list(itertools.product((-1.0, 1.0), repeat=q)))
-            return [(-q * math.log(2.0), np.broadcast_to(one, (len(number), q))) for one in signs]
         apart = math.sqrt(3.0) * np.eye(q)[number % q]  # neighbours differ in another field
         parts: list[tuple[float, FloatArray | None]] = [(math.log(q / 6.0), apart), (math.log(q / 6.0), -apart)]
         return [(math.log(1.0 - q / 3.0), None), *parts]
