@@ -45,6 +45,7 @@ Report = Callable[[str, int, float], None]
 Way = Callable[[], tuple[System, Found]]
 
 _ROUGH, _ASTRAY = 5e-5, 0.1  # residual at the coarse quadrature, and from which on it is no start
+_MOST_REFINED = 400_000  # nodes of a layer that finer ones are tried for
 _ROUGH_PEAKS = 1e-3  # the first on lattices around peaks, which leave about that
 _GOOD = 1e-6  # residual that is asked for of a solution that is only a start
 _FEWEST = 60.0  # samples per class, below which there is no other start
@@ -112,6 +113,8 @@ def refined(system: System, found: Found, tolerance: float, report: Report | Non
     finer = system.at_rule(FINE)
     for own, layer in zip(system.layers, finer.layers):
         if not isinstance(own, PatchedLayer):
+            return None
+        if own.nodes is not None and len(own.nodes.v) > _MOST_REFINED:  # the certificate's would not be there
             return None
         size = own.nodes.v.shape[1] if own.nodes is not None else _DIMENSIONS
         layer.level = own.reach + _REFINED * min(1.0, _DIMENSIONS / size) ** 2

@@ -34,10 +34,11 @@ ROUGH_DEPTH = 20.0  # of coarse rules
 _JITTER, _NO_OWN, _NO_FIELD = 1e-10, 1e-7, 1e-9  # parts of a variance of h: added, of an own field, of a common one
 _BARRIER, _ROUNDS, _NEAR = 1e-12, 40, 1e-3
 _NARROW, _HERMITE = 0.25, 16  # of d / n, up to which an own field has so many Gauss-Hermite nodes
-_EXACT = {True: 1e-5, False: 3e-8}  # nats of W by interpolation, of coarse rules and of others
+_EXACT = {True: 1e-5, False: 1e-8}  # nats of W by interpolation, of coarse rules and of others
 _ROUGH = 1e-3  # of those that only shapes of peaks are taken from
 _BESIDE = 2e-3  # part of the pairs at which it may be larger
-_STEP, _SAFE, _TRIALS = 0.4, 0.93, 5
+_STEP = {True: 0.4, False: 0.28}  # of rows and columns at first, in units of 1 / range of phi and the width of W
+_SAFE, _TRIALS = 0.93, 5
 _MARGIN, _WIDER = POINTS // 2 + 1, 0.2
 _COLUMNS = 24  # of a table, that share values of h
 _FAR, _PRIOR, _EXTENSIONS = 24.0, 7.0, 20  # nats at the ends of h; standard deviations of D, at first
@@ -143,7 +144,7 @@ class OwnFieldSites:
         low, high = activation_range(phi)
         self.range = max(high - low, 1e-300)
         self.exact = _ROUGH if rough else _EXACT[rule.depth < ROUGH_DEPTH]
-        self.spacing = np.array([_STEP, _STEP])
+        self.spacing = np.full(2, _STEP[rule.depth < ROUGH_DEPTH])
         self.at(math.nan, 0.0, 0.0)
 
     def at(self, d: float, delta: float, own: float) -> OwnFieldSites:
