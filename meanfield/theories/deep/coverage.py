@@ -19,6 +19,7 @@ from meanfield.validation import FloatArray
 __all__ = ["refuses", "refuses_few", "refuses_shares"]
 
 MOST_ALIKE = 10  # classes that are exchangeable
+_DEEP_CLASSES = 4  # of different targets, on more than two layers
 _ONE = 1e-9  # samples that a class of one may differ from that by
 _SLIGHTLY = 1.0 + 1e-6  # times as many samples, at which the equations leave nothing open
 
@@ -71,6 +72,13 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
                 f"deep nonlinear networks are solved for up to {MOST_ALIKE} classes that are exchangeable, got "
                 f"{kinds}; at n_samples = inf there is no such limit"
             )
+    elif network.depth > 2 and kinds > _DEEP_CLASSES:
+        return (
+            "deep nonlinear networks of more than two hidden layers are solved for up to "
+            f"{_DEEP_CLASSES} classes of different targets, got {kinds}: no start was found that leads to a solution "
+            f"of more; one-hot classes of one size are solved up to {MOST_ALIKE}, two hidden layers up to "
+            f"{_most(task.n_outputs, 2)} with {task.n_outputs} outputs, and at n_samples = inf there is no such limit"
+        )
     elif kinds > LATTICE_CLASSES and (fields := fields_of(kinds, task.n_outputs, network.depth)) > MOST_FIELDS:
         return (
             f"deep nonlinear networks of {network.depth} hidden layers and {task.n_outputs} outputs are solved for up "
@@ -104,7 +112,7 @@ def refuses_shares(network: Network, task: ClassTask) -> str | None:
             "codes tell them apart, which is available for two classes of equal size; use an activation with "
             "phi(0) != 0, such as sigmoid"
         )
-    if not kinds_alike(task) or fields_of(kinds, task.n_outputs, network.depth) <= MOST_FIELDS:
+    if not kinds_alike(task) or kinds <= _most(task.n_outputs, network.depth):
         return None
     return (
         "given shares of codes tell exchangeable classes apart; such are solved for up to "
@@ -115,10 +123,8 @@ def refuses_shares(network: Network, task: ClassTask) -> str | None:
 
 def _most(n_outputs: int, depth: int) -> int:
     """Classes of different targets whose layers are not too many fields to be integrated over."""
-    few = (
-        one for one in range(LATTICE_CLASSES + 1, MOST_FIELDS + 1) if fields_of(one, n_outputs, depth) <= MOST_FIELDS
-    )
-    return max(few, default=LATTICE_CLASSES)
+    numbers = range(LATTICE_CLASSES + 1, (_DEEP_CLASSES if depth > 2 else MOST_FIELDS) + 1)
+    return max((one for one in numbers if fields_of(one, n_outputs, depth) <= MOST_FIELDS), default=LATTICE_CLASSES)
 
 
 def kinds_alike(task: ClassTask) -> bool:
