@@ -329,7 +329,7 @@ def _from_response(problem: DeepProblem, report: Report | None) -> tuple[System,
         x = system.pack(order)
     else:
         x = climbed_up(system, order, _NEARLY_UP, _LONG, progress=report)
-    found = newton(system, x, _ROUGH_PEAKS if patched(problem) else _ROUGH, progress=report)
+    found = newton(system, x, _ROUGH, progress=report)
     if found.residual > _ROUGH and not patched(problem) and len(problem.n) < 3:  # too early, where layers are soft
         x = climbed_up(system, system.unpack(x), _UP, _LONG, progress=report)
         found = newton(system, x, _ROUGH, progress=report)
