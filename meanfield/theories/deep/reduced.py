@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import least_squares, minimize
 
 from meanfield.numerics.limits import check_time
-from meanfield.theories.deep.reduced_descent import LEAST, SAME, SHARP, End, descend, descents
+from meanfield.theories.deep.reduced_descent import LEAST, SAME, End, descend, descents
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.saturated import largest_entropy
 from meanfield.theories.deep.site import noisy_means
@@ -29,7 +29,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["Reduced", "reduced_solve", "usual_starts"]
 
-_STARTS, _STARTS_PER_TARGET = 24, 6
+_STARTS, _STARTS_PER_TARGET = 24, 4
 _MOST_SETS = 12
 _MOST_MORE = 4
 _LIGHT = 0.003  # weight that a code begins with
@@ -83,14 +83,15 @@ class Reduced:
 
 
 def usual_starts(problem: DeepProblem) -> int:
-    """How many descents leave few local minima: more where there are more targets."""
+    """How many descents along each number of directions leave few local minima: more where there are more targets."""
     return max(_STARTS, _STARTS_PER_TARGET * problem.y.size)
 
 
-def reduced_solve(problem: DeepProblem, starts: int) -> Reduced:
-    """Solve the reduced problem of a problem whose n are the fractions p_c, at any tau, from so many random starts."""
+def reduced_solve(problem: DeepProblem, starts: int, few: bool = True) -> Reduced:
+    """Solve the reduced problem of a problem whose n are the fractions p_c, at any tau, from so many random laws along
+    every number of directions, or along all of them only."""
     reduction = Reduction(problem)
-    found = reduction.solve(starts)
+    found = reduction.solve(starts, few)
     return _with_mirror_images(found) if reduction.odd else found
 
 
@@ -213,7 +214,7 @@ class Reduction:
         found = self.conditions(np.vstack([u, moved]), chart)
         return np.asarray((found[1:] - found[0]).T / step)
 
-    def solve(self, starts: int) -> Reduced:
+    def solve(self, starts: int, few: bool) -> Reduced:
         """Descents of the cost of a law of codes, the lowest first, polished by least squares until one is a solution.
 
         R is concave in X and codes may span few directions, so that several sets of codes may satisfy all conditions.
@@ -221,7 +222,7 @@ class Reduction:
         words, weight = saturated_weights(self.problem)
         if self.odd:  # the mirror image of word i is word -1 - i
             words, weight = words[: len(words) // 2], 2.0 * weight[: len(weight) // 2]
-        ends, found = descents(self, words, weight, starts), list[tuple[Reduced, FloatArray]]()
+        ends, found = descents(self, words, weight, starts, few), list[tuple[Reduced, FloatArray]]()
         if not ends:
             raise NotCovered("no descent led to codes that make the targets: the reduced problem was not solved")
         least = ends[0].cost
@@ -234,7 +235,7 @@ class Reduction:
                 if not (len(others) and result.excess > _HIGHER):
                     break
                 field, shares = np.vstack([result.field, others[:1]]), np.append(result.weight.clip(LEAST), _LIGHT)
-                again = descend(self, field, shares, SHARP)
+                again = descend(self, field, shares)
                 if again is None or again.cost >= -result.objective - _HIGHER:
                     break
                 least = min(least, again.cost)
