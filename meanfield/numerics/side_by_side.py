@@ -35,6 +35,8 @@ def minimise_rows(
     steps : int
         Most steps of a row.
     """
+    if not len(x):
+        return x, np.empty(0)
     x, given, rows = x.copy(), given.copy(), np.arange(len(x))
     ends, values = x.copy(), np.full(len(x), np.inf)
     value, slope = _finite(function, x, given)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares, minimize
 
 from meanfield.numerics.limits import check_time
+from meanfield.theories.deep.reduced_cost import Means
 from meanfield.theories.deep.reduced_descent import LEAST, SAME, End, descend, descents
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.saturated import largest_entropy
@@ -166,6 +168,11 @@ class Reduction:
         """Mean of phi at common fields h, its derivative, and variance."""
         check_time()
         return noisy_means(self.problem.phi, h, self.spread**2)
+
+    @cached_property
+    def means(self) -> Means:
+        """Tables of the first two of `mean`."""
+        return Means(self)
 
     def root_field(self, h: FloatArray) -> FloatArray:
         """w (..., n, C)."""
@@ -339,7 +346,7 @@ class Reduction:
         for one in field:
             mean = self.mean(np.vstack([known, one[None], -one[None]]))[0]
             apart = np.abs(mean[:-2, None] - mean[-2 : None if self.odd else -1]).max(axis=2)
-            if apart.min() > SAME * (phi.supremum - phi.infimum):
+            if apart.min() > 0.2 * SAME * (phi.supremum - phi.infimum):
                 known = np.vstack([known, one[None]])
         return known[size:]
 

@@ -39,6 +39,8 @@ class Reduction(Protocol):
     spread: float
     field_root: FloatArray
 
+    @property
+    def means(self) -> Means: ...
     def mean(self, h: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]: ...
     def root_field(self, h: FloatArray) -> FloatArray: ...
 
@@ -89,12 +91,12 @@ class LawCost:
     """The smoothed cost and its gradient at rows of x, laws of `count` codes along `rank` directions.
 
     h = v F^T, and a field that all classes share unless phi is odd. A row has F (C, rank), v (count, rank), the shared
-    fields (count,) and the logarithms of weights (count,); where `rank` is all that cost anything, h (count, C) and the
-    latter.
+    fields (count,), and square roots of the weights (count,) but for a factor: weights of codes that are not needed
+    vanish in a few steps. Where `rank` is all that cost anything, it has h (count, C) and the latter.
     """
 
-    def __init__(self, reduction: Reduction, means: Means, count: int, rank: int) -> None:
-        self.reduction, self.means, self.count, self.rank = reduction, means, count, rank
+    def __init__(self, reduction: Reduction, count: int, rank: int) -> None:
+        self.reduction, self.means, self.count, self.rank = reduction, reduction.means, count, rank
         self.depth, self.y = reduction.problem.depth, reduction.problem.y
         self.variance, phi = reduction.problem.readout_variance, reduction.problem.phi
         self.square = self.variance * max(abs(phi.infimum), abs(phi.supremum)) ** 2
@@ -119,20 +121,19 @@ class LawCost:
             frame, along = rng.normal(size=(rows, self.cuts[0])), rng.normal(size=(rows, self.cuts[1] - self.cuts[0]))
             shared = rng.normal(size=(rows, self.cuts[2] - self.cuts[1]))
             field = np.concatenate([frame, _EXTENT / width * along, shared], axis=1)
-        return np.concatenate([field, np.log(rng.uniform(0.5, 1.0, (rows, self.count)))], axis=1)
+        return np.concatenate([field, np.sqrt(rng.uniform(0.5, 1.0, (rows, self.count)) / self.count)], axis=1)
 
     def planted(self, x: FloatArray, field: FloatArray, weight: FloatArray) -> FloatArray:
         """The row x of fields along all directions with these codes for its first ones, and little weight of others."""
         n = len(weight)
-        h, log = x[: self.cuts[-1]].reshape(self.count, -1).copy(), np.full(self.count, math.log(_LITTLE))
-        h[:n], log[:n] = field, np.log(weight)
-        return np.concatenate([h.ravel(), log])
+        h, root = x[: self.cuts[-1]].reshape(self.count, -1).copy(), np.full(self.count, math.sqrt(_LITTLE))
+        h[:n], root[:n] = field, np.sqrt(weight)
+        return np.concatenate([h.ravel(), root])
 
     def parts(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """h (B, count, C), weights (B, count), F, and v."""
-        first, log = x[:, : self.cuts[-1]], x[:, self.cuts[-1] :]
-        weight = np.exp(log - log.max(axis=1, keepdims=True))
-        weight = weight / weight.sum(axis=1, keepdims=True)
+        first, root = x[:, : self.cuts[-1]], x[:, self.cuts[-1] :]
+        weight = root**2 / (root**2).sum(axis=1, keepdims=True)
         n_classes = len(self.y)
         if self.all:
             h = first.reshape(len(x), self.count, n_classes)
@@ -166,7 +167,8 @@ class LawCost:
         turned = pull @ reduction.field_root.T - self.variance * (a @ np.swapaxes(u, 1, 2)) * slope
         turned = weight[:, :, None] * turned  # d cost / dh
         each = 0.5 * (pull * w).sum(axis=2) - 0.5 * self.variance * (a**2).sum(axis=2)
-        share = weight * (each - (weight * each).sum(axis=1, keepdims=True))
+        root = x[:, self.cuts[-1] :]
+        share = 2.0 * root * (each - (weight * each).sum(axis=1, keepdims=True)) / (root**2).sum(axis=1, keepdims=True)
         if self.all:
             return cost, np.concatenate([turned.reshape(rows, -1), share], axis=1)
         parts = [(np.swapaxes(turned, 1, 2) @ v).reshape(rows, -1), (turned @ frame).reshape(rows, -1)]

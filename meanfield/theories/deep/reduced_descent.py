@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.numerics.side_by_side import minimise_rows
-from meanfield.theories.deep.reduced_cost import End, LawCost, Means, Reduction
+from meanfield.theories.deep.reduced_cost import End, LawCost, Reduction
 from meanfield.validation import FloatArray
 
 __all__ = ["LEAST", "SAME", "End", "descend", "descents"]
@@ -56,7 +56,7 @@ _RACE = (
     Stage(1e-4, 1e-7, 1e-3, 200, 1 / 12),
 )
 _LAST = (Stage(1e-7, 1e-8, 1e-5, 300),)
-_SHARP = (*_LAST, Stage(1e-12, 1e-8, 1e-5, 300))
+_SHARP = (Stage(1e-7, 1e-8, 1e-9, 500), Stage(1e-12, 1e-8, 1e-9, 500))
 _FEWEST = 4  # descents go on
 _FINALISTS = 16  # of all numbers of directions
 _SAME_COST = 1e-6  # relative
@@ -64,38 +64,37 @@ _MOST_CODES = 16
 _MOST_NUMBERS = 4e6  # in the inverse Hessians of descents side by side
 LEAST = 1e-4  # weight of a code
 _ACTIVE = 0.02  # weight of a code of saturated neurons
-SAME = 0.02  # of the range of phi: activations of codes that are one
+SAME = 0.005  # of the range of phi: activations of codes that are one
 
 
 def descents(reduction: Reduction, words: FloatArray, weight: FloatArray, starts: int, few: bool = True) -> list[End]:
     """Ends from the codes of saturated neurons, with `weight`, and from `starts` random laws along every number of
     directions (all of them only, unless `few`), the lowest first."""
-    rng, means = np.random.default_rng(0), Means(reduction)
+    rng = np.random.default_rng(0)
     n_classes, m = reduction.problem.y.shape
     saturated = 1.1 * np.sign(words[weight > _ACTIVE] - reduction.middle)
     least = max(int(np.linalg.matrix_rank(reduction.problem.y)), len(saturated))  # fewer cannot make these targets
     count, directions = max(least, min(n_classes * m + 1, _MOST_CODES)), n_classes - (not reduction.odd)
     left: list[tuple[LawCost, FloatArray, FloatArray, FloatArray]] = []
     for rank in range(1 if few else directions, directions + 1):
-        cost = LawCost(reduction, means, count, rank)
+        cost = LawCost(reduction, count, rank)
         x = cost.random(rng, max(1, min(starts, int(_MOST_NUMBERS / cost.unknowns**2))))
         if cost.all:
             x = np.vstack([x, cost.planted(x[0], saturated, weight[weight > _ACTIVE])])
         left.append((cost, *_race(cost, x, cost.size(x), _RACE)))
-    limit = np.sort(np.concatenate([value for *_, value in left]))[:_FINALISTS][-1]
+    last = np.sort(np.concatenate([value for *_, value in left]))[:_FINALISTS]
     ends = []
     for cost, x, size, value in left:
-        near = value <= limit
-        if near.any():
-            ends += _ends(cost, *_race(cost, x[near], size[near], _LAST)[:1])
+        near = value <= last.max(initial=-math.inf)
+        ends += _ends(cost, _race(cost, x[near], size[near], _LAST)[0])
     return sorted(ends, key=lambda end: end.cost)
 
 
 def descend(reduction: Reduction, field: FloatArray, weight: FloatArray) -> End | None:
     """The end of a descent from codes with these fields and weights, little smoothed; None where codes do not make the
     targets."""
-    cost = LawCost(reduction, Means(reduction), len(weight), len(reduction.p))
-    x = np.concatenate([field.ravel(), np.log(weight / weight.sum())])[None]
+    cost = LawCost(reduction, len(weight), len(reduction.p))
+    x = np.concatenate([field.ravel(), np.sqrt(weight / weight.sum())])[None]
     return next(iter(_ends(cost, _race(cost, x, cost.size(x), _SHARP)[0])), None)
 
 
@@ -107,9 +106,9 @@ def _race(
     for stage in stages:
         smoothed = partial(cost, delta=stage.delta)
         x, value = minimise_rows(smoothed, x, stage.eps * size, stage.tolerance, stage.steps)
-        order = np.argsort(value)
+        order = np.argsort(value)[: np.isfinite(value).sum()]
         apart = np.diff(value[order], prepend=-math.inf) > _SAME_COST * np.abs(value[order])
-        kept = order[apart & np.isfinite(value[order])][: max(_FEWEST, math.ceil(stage.kept * first))]
+        kept = order[apart][: max(_FEWEST, math.ceil(stage.kept * first))]
         x, size, value = x[kept], size[kept], value[kept]
     return x, size, value
 
