@@ -153,11 +153,11 @@ class Reduction:
         self.problem, self.p = problem, problem.n / problem.n_samples
         self.root_p = np.sqrt(self.p)
         _, own, gain = prior_kernels(problem)
-        depth, scale = problem.depth, problem.scales[0]  # that of all layers
-        gains = np.array([own[0], *(scale * gain[1 : depth - 1] ** 2)])
-        self.gammas = np.cumprod(gains)  # of kappa_l
-        self.gamma = scale * float(self.gammas[-1])  # of the fields of the last layer
-        self.spread = math.sqrt(scale * own[depth - 2])
+        scales = np.array(problem.scales)
+        gains = np.array([own[0], *(scales[:-1] * gain[1:-1] ** 2)])
+        self.gammas = np.cumprod(gains / problem.ratios[:-1])  # of kappa_l
+        self.gamma = float(scales[-1] * self.gammas[-1])  # of the fields of the last layer
+        self.spread = math.sqrt(scales[-1] * own[-2])
         self.middle = 0.5 * (problem.phi.infimum + problem.phi.supremum)
         # Of odd phi (a, h) and (-a, -h) are equally good: one of both stands for them, with half the weight each.
         self.odd = problem.phi.parity == "odd"
