@@ -54,11 +54,10 @@ _RACE = (
     Stage(1e-2, 1e-5, 1e-2, 60, 1 / 3),
     Stage(1e-3, 1e-6, 1e-3, 100, 1 / 6),
     Stage(1e-4, 1e-7, 1e-3, 200, 1 / 12),
+    Stage(1e-7, 1e-8, 1e-5, 300, 1 / 12),
 )
-_LAST = (Stage(1e-7, 1e-8, 1e-5, 300),)
 _SHARP = (Stage(1e-7, 1e-8, 1e-9, 500), Stage(1e-12, 1e-8, 1e-9, 500))
 _FEWEST = 4  # descents go on
-_FINALISTS = 16  # of all numbers of directions
 _SAME_COST = 1e-6  # relative
 _MOST_CODES = 16
 _MOST_NUMBERS = 4e6  # in the inverse Hessians of descents side by side
@@ -75,18 +74,13 @@ def descents(reduction: Reduction, words: FloatArray, weight: FloatArray, starts
     saturated = 1.1 * np.sign(words[weight > _ACTIVE] - reduction.middle)
     least = max(int(np.linalg.matrix_rank(reduction.problem.y)), len(saturated))  # fewer cannot make these targets
     count, directions = max(least, min(n_classes * m + 1, _MOST_CODES)), n_classes - (not reduction.odd)
-    left: list[tuple[LawCost, FloatArray, FloatArray, FloatArray]] = []
+    ends = []
     for rank in range(1 if few else directions, directions + 1):
         cost = LawCost(reduction, count, rank)
         x = cost.random(rng, max(1, min(starts, int(_MOST_NUMBERS / cost.unknowns**2))))
         if cost.all:
             x = np.vstack([x, cost.planted(x[0], saturated, weight[weight > _ACTIVE])])
-        left.append((cost, *_race(cost, x, cost.size(x), _RACE)))
-    last = np.sort(np.concatenate([value for *_, value in left]))[:_FINALISTS]
-    ends = []
-    for cost, x, size, value in left:
-        near = value <= last.max(initial=-math.inf)
-        ends += _ends(cost, _race(cost, x[near], size[near], _LAST)[0])
+        ends += _ends(cost, _race(cost, x, _RACE))
     return sorted(ends, key=lambda end: end.cost)
 
 
@@ -95,22 +89,19 @@ def descend(reduction: Reduction, field: FloatArray, weight: FloatArray) -> End 
     targets."""
     cost = LawCost(reduction, len(weight), len(reduction.p))
     x = np.concatenate([field.ravel(), np.sqrt(weight / weight.sum())])[None]
-    return next(iter(_ends(cost, _race(cost, x, cost.size(x), _SHARP)[0])), None)
+    return next(iter(_ends(cost, _race(cost, x, _SHARP))), None)
 
 
-def _race(
-    cost: LawCost, x: FloatArray, size: FloatArray, stages: tuple[Stage, ...]
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The rows that are left, their `size` at first and their costs."""
-    first, value = len(x), np.zeros(len(x))
+def _race(cost: LawCost, x: FloatArray, stages: tuple[Stage, ...]) -> FloatArray:
+    """The rows that are left."""
+    first, size = len(x), cost.size(x)
     for stage in stages:
-        smoothed = partial(cost, delta=stage.delta)
-        x, value = minimise_rows(smoothed, x, stage.eps * size, stage.tolerance, stage.steps)
+        x, value = minimise_rows(partial(cost, delta=stage.delta), x, stage.eps * size, stage.tolerance, stage.steps)
         order = np.argsort(value)[: np.isfinite(value).sum()]
         apart = np.diff(value[order], prepend=-math.inf) > _SAME_COST * np.abs(value[order])
         kept = order[apart][: max(_FEWEST, math.ceil(stage.kept * first))]
-        x, size, value = x[kept], size[kept], value[kept]
-    return x, size, value
+        x, size = x[kept], size[kept]
+    return x
 
 
 def _ends(cost: LawCost, x: FloatArray) -> list[End]:
@@ -120,13 +111,16 @@ def _ends(cost: LawCost, x: FloatArray) -> list[End]:
 
 
 def _different(reduction: Reduction, field: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Codes that have weight, those with the same activations as one."""
+    """Codes that have weight, those with the same activations (up to their sign, if phi is odd) as one."""
     phi = reduction.problem.phi
     kept = weight > LEAST
     field, weight = field[kept], weight[kept]
     mean = reduction.mean(field)[0]
-    apart = np.abs(mean[:, None] - mean).max(axis=-1) > SAME * (phi.supremum - phi.infimum)
-    first = np.array([int(np.argmin(row)) for row in apart])  # the first one that is the same
+    least = SAME * (phi.supremum - phi.infimum)
+    same = np.abs(mean[:, None] - mean).max(axis=-1) <= least
+    mirrored = np.abs(mean[:, None] + mean).max(axis=-1) <= least if reduction.odd else np.zeros_like(same)
+    first = np.argmax(same | mirrored, axis=1)  # the first one that is the same
+    field = np.where(mirrored[np.arange(len(first)), first][:, None], -field, field)
     fields, weights = [], []
     for k in np.unique(first):
         members = first == k
