@@ -50,9 +50,19 @@ class Laws:
         )
         return cost, w, mean @ u, u, (vectors * values ** (1 / self.depth - 1.0)) @ vectors.T / self.gamma
 
-    def __call__(self, x, count, eps, delta):
+    def split(self, x, count):
+        """Fields and weights."""
         field, log = np.clip(x[: count * len(self.p)].reshape(count, -1), -29.0, 29.0), x[-count:]
-        weight = np.exp(log - log.max()) / np.exp(log - log.max()).sum()
+        return field, np.exp(log - log.max()) / np.exp(log - log.max()).sum()
+
+    def descent(self, field, weight, smooth=SMOOTH):
+        x = np.append(field, np.log(weight))
+        for eps, delta in smooth:
+            x = minimize(self, x, (len(field), eps, delta), jac=True, method="BFGS", options={"maxiter": 300}).x
+        return x
+
+    def __call__(self, x, count, eps, delta):
+        field, weight = self.split(x, count)
         cost, w, a, u, force = self.parts(field, weight, eps, delta)
         along = weight[:, None] * ((w @ force) @ self.root.T - (a @ u.T) * self.slope(field))
         each = 0.5 * ((w @ force) * w).sum(axis=1) - 0.5 * (a**2).sum(axis=1)
@@ -68,8 +78,6 @@ class Laws:
                 field = 1.5 * np.outer(rng.normal(size=count), rng.normal(size=len(self.p))) + rng.normal(
                     size=(count, 1)
                 )
-            x = np.append(field + 0.1 * rng.normal(size=field.shape), np.zeros(count))
-            for eps, delta in SMOOTH:
-                x = minimize(self, x, (count, eps, delta), jac=True, method="BFGS", options={"maxiter": 300}).x
+            x = self.descent(field + 0.1 * rng.normal(size=field.shape), np.ones(count))
             found.append(self(x, count, *SMOOTH[-1])[0])
         return float(np.nanmin(found))
