@@ -23,7 +23,7 @@ _FARTHEST = 60.0  # field in the table of means, in units of the larger one of 1
 _VALUES, _TOGETHER = 3000, 100  # of the table, and neighbours that are integrated at once
 _EXTENT = 1.5  # of random fields
 _LITTLE = 1e-3  # weight of codes beside planted ones
-_RANK = 1e-9  # of the largest eigenvalue
+_ROUNDING = 1e-15  # of the largest eigenvalue
 _LEAST_DELTA = 1e-8
 
 
@@ -176,14 +176,14 @@ class LawCost:
         return cost, np.concatenate([*parts, share], axis=1)
 
     def exact(self, field: FloatArray, weight: FloatArray) -> End:
-        """The law with these fields and weights: t, and the cost without smoothing, infinite of codes that cannot make
-        the targets."""
+        """The law with these fields, along `rank` directions, and weights: t, and the cost without smoothing (to first
+        order in delta), infinite of codes that cannot make the targets."""
         reduction, depth = self.reduction, self.depth
         w, mean = reduction.root_field(field), reduction.mean(field)[0]
-        values = np.linalg.eigvalsh((w.T * weight) @ w / reduction.gamma)
-        values = values[values > _RANK * values[-1]]
-        kernel = self.variance * (mean.T * weight) @ mean
-        u = np.linalg.solve(kernel + _LEAST_DELTA * self.square * np.eye(len(kernel)), self.y)
-        value = 0.5 * depth * float((values ** (1.0 / depth)).sum()) + 0.5 * float((u * self.y).sum())
+        values = np.linalg.eigvalsh((w.T * weight) @ w / reduction.gamma)[-self.rank :]
+        kernel, delta = self.variance * (mean.T * weight) @ mean, _LEAST_DELTA * self.square
+        u = np.linalg.solve(kernel + delta * np.eye(len(kernel)), self.y)
+        value = 0.5 * float((u * (self.y + delta * u)).sum())
+        value += 0.5 * depth * float((values[values > _ROUNDING * values[-1]] ** (1.0 / depth)).sum())
         missed = float(np.abs(kernel @ u - self.y).max()) > 1e-3 * float(np.abs(self.y).max())
         return End(math.inf if missed else value, u / reduction.p[:, None], field, weight)
