@@ -162,10 +162,23 @@ class DeepPosterior(LayerDensities):
         A neuron with readout a has the field b_c = a.t_c on class c, which has to keep the sign of the code (positive
         where it is active). At b_c = 0 the neuron changes its code; given fractions are admissible only while this is
         positive for every code that has neurons. Where it is small at given fractions `certificate.cuts` has the part
-        of the code's neurons that are at the cut to another one; above 1e-3 `solution.notes` says so.
+        of the code's neurons that are at the cut to another one; above 1e-3 `solution.notes` says so. Beside strong
+        fields h, which classes share, a code may be stable at a field of the wrong sign (exponents below 1): whether it
+        is, `frozen` tells.
+
+        Raises
+        ------
+        NotAvailable
+            At P = infinity and an exponent below 1, where t vanishes, and with it these fields.
         """
         if self.scheme == "analog":
             return {}
+        if math.isinf(self.task.n_samples) and not self.solution.t.any():
+            self._refuse(
+                "how far codes are from losing their stability, at P = infinity and a readout_exponent below 1, where "
+                "t vanishes and fields h alone decide on codes,",
+                "ask at a finite n_samples",
+            )
         sign = np.array([[1.0 if bit == "1" else -1.0 for bit in code.pattern] for code in self.codes])
         fields = np.array([code.readout for code in self.codes]) @ self.solution.t.T
         return {code.pattern: float(value) for code, value in zip(self.codes, (sign * fields).min(axis=1))}
