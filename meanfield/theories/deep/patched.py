@@ -378,7 +378,7 @@ class PatchedLayer:
         for c, found in enumerate(site.derived):
             derivatives = dict(zip(ORDERS, found))
             every = found if products.curvature else None
-            parts = class_columns(every, derivatives, site.h[:, c], float(self.n[c]), products.samples)
+            parts = class_columns(every, derivatives, site.h[:, c], float(self.n[c]), products.samples, products.sums)
             columns.append(np.ascontiguousarray(parts.T))
         terms = np.empty((len(products.table), len(weight)))
         for row, factors in zip(terms, products.factors):

@@ -95,10 +95,11 @@ class RecomputedLayers(LayeredPosterior):
             detail, _ = self._nodes(layer)
             on, off = np.array([self._on_and_off(layer, detail, c) for c in range(detail.activation.shape[1])]).T
         with np.errstate(invalid="ignore", divide="ignore"):
-            apart, together = (k[..., own.index][own.index] for k in mean_kurtosis(self._system, self._order, layer))
+            sizes = self.task.n_samples * np.array(self.task.fractions)
+            kurtosis = mean_kurtosis(self._system, self._order, layer, own, sizes)
         on, off = own.variances(on), own.variances(off)  # of a mirror image -off and -on
         on, off = np.where(own.sign > 0.0, on, -off), np.where(own.sign > 0.0, off, -on)
-        return {"on": on, "off": off, "kurtosis": np.where(own.signs > 0.0, apart, together)}
+        return {"on": on, "off": off, "kurtosis": kurtosis}
 
     def _on_and_off(self, layer: int, detail: Detail, c: int) -> tuple[float, float]:
         """Mean of <phi> over neurons where it is above and below the midpoint."""

@@ -19,7 +19,7 @@ from meanfield.validation import FloatArray
 
 __all__ = [
     "CHECK", "CHECK_WIDE", "COARSE", "FINE", "FINE_WIDE", "ROUGH", "WALL", "BulkSlopes", "ReluAverages", "ReluRule",
-    "averages_of", "bulk", "bulk_slopes", "slab",
+    "averages_of", "bulk", "bulk_slopes", "ends_of", "slab",
 ]  # fmt: skip
 
 WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
@@ -116,7 +116,7 @@ class BulkSlopes(NamedTuple):
 def bulk_slopes(setting: ReluSetting, rule: ReluRule, walls: FloatArray) -> BulkSlopes:
     """Derivatives of what `bulk` returns at N = infinity, the end of the bulk as it is."""
     remote = distant(setting, walls, rule.cut)
-    ends = _ends(setting, rule, walls, True)
+    ends = ends_of(setting, rule, walls, True)
     found = _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, remote, True)[1]
     assert found is not None
     return found
@@ -133,7 +133,7 @@ def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> 
     With `far` (N = infinity) they only give the directions in which it is ended at `rule.far`. Outliers beyond the
     lattice end it inside: what is lost differs from rule to rule, so that the certificate sees it.
     """
-    q, ends = setting.root.shape[1], _ends(setting, rule, walls, far)
+    q, ends = setting.root.shape[1], ends_of(setting, rule, walls, far)
     remote = distant(setting, walls, rule.cut) if far else None
     if rule != ROUGH:
         return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, remote)[0]
@@ -149,7 +149,7 @@ def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> 
     return found._replace(beta_b=axes @ found.beta_b, beta_beta=axes @ found.beta_beta @ axes.T + rest)
 
 
-def _ends(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> FloatArray:
+def ends_of(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> FloatArray:
     """(o, q + 2) direction, position and width of the end of the bulk along each outlier."""
     q = setting.root.shape[1]
     walls = walls[np.linalg.norm(walls, axis=1) > 0.0]
