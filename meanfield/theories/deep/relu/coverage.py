@@ -15,7 +15,7 @@ from meanfield.theories.deep.relu.nonlinearity import nonlinearity_of
 
 __all__ = ["covers", "refuses"]
 
-_MOST_CLASSES = 3
+_MOST_CLASSES = 5
 
 
 def covers(phi: Activation) -> bool:
