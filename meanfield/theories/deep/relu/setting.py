@@ -144,10 +144,8 @@ def _between(covariance: FloatArray, blocks: list[list[int]]) -> FloatArray:
     return np.asarray(0.5 * (found + found.T))
 
 
-def _fewer_factors(
-    between: FloatArray, single: BoolArray, most: FloatArray, spread: FloatArray
-) -> FloatArray | None:
-    """U (B, p) with U U^T = between off the diagonal and of `most` at most where a class is alone, where p < B - 1 shared
+def _fewer_factors(between: FloatArray, single: BoolArray, most: FloatArray, spread: FloatArray) -> FloatArray | None:
+    """U (B, p) with U U^T = between off the diagonal, and of `most` at most where a class is alone, if p < B - 1 shared
     fields do; found by Gauss's method from the largest parts of what `spread` leaves."""
     n = len(between)
     size = np.sqrt(np.diag(between))
