@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 
@@ -43,6 +44,7 @@ from meanfield.theories.deep.relu.solution import ReluSolution
 from meanfield.theories.deep.relu.stability import order_errors, second_order
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
+from meanfield.theories.deep.symmetry import exchangeable
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["solve_relu"]
@@ -53,6 +55,7 @@ _MISSING = 1e-5  # gain beyond 1 of a code that is no outlier
 _TOLERANCE = 1e-9
 _ROUNDING = 1e-7  # of Ehat <= 0
 _WORK = 8e10  # that one way to a solution may take, where no max_seconds is given: about 80 CPU s
+_Way: TypeAlias = tuple[str, Callable[[], tuple[list[tuple[ReluSystem, FloatArray]], str]]]
 _WARM = "the warm start"
 _CHAINS = "one outlier per class and layer"
 _MOST_UNLIKE = 3  # classes up to which others are tried before those that begin with classes made alike
@@ -211,7 +214,7 @@ def _limit(
     ConvergenceError
     """
     lost, fallback = [], None
-    ways: list[tuple[str, Callable[[], tuple[list[tuple[ReluSystem, FloatArray]], str]]]] = []
+    ways: list[_Way] = []
     if problem.phi.rectifies:
         ways = [
             (_CHAINS, lambda: ([_planted(problem)], _NOT_COMPARED)),
@@ -221,10 +224,7 @@ def _limit(
             first = problem.n.min() >= _MANY
             ways.insert(0 if first else 2, ("the saddle of many samples", lambda: _many(problem, report)))
         if can_be_alike(problem):
-            if len(problem.n) > _MOST_UNLIKE:  # instead of chains of unlike classes, whose averages are slow
-                ways = [way for way in ways if way[0] != _CHAINS]
-            way = ("classes that are made alike", lambda: _from_alike(problem, report))
-            ways.insert(0 if len(problem.n) > _MOST_UNLIKE else len(ways), way)
+            ways = _with_alike(problem, ways, ("classes that are made alike", lambda: _from_alike(problem, report)))
     else:
         ways = [("the branch from a linear network", lambda: ([from_linear(problem, report)], _NOT_COMPARED))]
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
@@ -331,6 +331,17 @@ def _planted(problem: ReluProblem) -> tuple[ReluSystem, FloatArray]:
     )
     system = ReluSystem(problem, words)
     return system, system.pack(chain_start(problem, words, _CONDENSED))
+
+
+def _with_alike(problem: ReluProblem, ways: list[_Way], way: _Way) -> list[_Way]:
+    """With the way from classes that are made alike: in the place of chains of more than three unlike classes, whose
+    averages are slow; behind them where only sizes differ; else the last."""
+    names = [name for name, _ in ways]
+    at = names.index(_CHAINS)
+    if len(problem.n) > _MOST_UNLIKE:
+        return [way, *ways[:at], *ways[at + 1 :]]
+    at = at + 1 if exchangeable(np.ones(len(problem.n)), problem.y) else len(ways)
+    return [*ways[:at], way, *ways[at:]]
 
 
 def _from_alike(
