@@ -50,7 +50,7 @@ def test_the_first_layer_of_four_classes_on_a_plain_lattice(four):
     s, n, k = four.solution, problem.n, problem.k
     value, vector = np.linalg.eigh(s.tilde[0])
     root = (vector * np.sqrt(value)) @ vector.T
-    axis = 1.02 * (np.arange(-10, 11) + 0.2)
+    axis = 1.02 * (np.arange(-9, 18) + 0.2)  # further on the side of the outliers
     beta = np.stack(np.meshgrid(*[axis] * 4, indexing="ij"), -1).reshape(-1, 4)
     g, g_b, g_bb = (
         np.array(f) for f in zip(*(plain_site(b, np.zeros(1), k, s.delta[0, 0])[:3] for b in (beta @ root.T).T))
