@@ -20,7 +20,8 @@ from meanfield.theories.deep.certificate import Branch, DeepCertificate, OrderEr
 from meanfield.theories.deep.relu.alike import can_be_alike, from_alike_classes
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance
 from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FARTHEST, FINE, ROUGH, ReluRule
-from meanfield.theories.deep.relu.branch import BranchLost, followed
+from meanfield.theories.deep.relu.bare import bare_of
+from meanfield.theories.deep.relu.branch import BranchLost, followed, grown
 from meanfield.theories.deep.relu.classes import arrays_of, order_of
 from meanfield.theories.deep.relu.few import (
     LEAST_SAMPLES,
@@ -51,6 +52,8 @@ __all__ = ["solve_relu"]
 
 _CONDENSED = 0.75  # part of the targets that the outliers carry, in the planted start
 _STEPS, _NEARER = 4, 0.75  # of Newton, and what they must reduce the residual to, or a start is given up
+_HOPED = 1e-5  # residual on coarse lattices
+_FEW_PLANTED = 75.0  # samples of the smallest class from which a planted solution is followed to more
 _MISSING = 1e-5  # gain beyond 1 of a code that is no outlier
 _TOLERANCE = 1e-9
 _ROUNDING = 1e-7  # of Ehat <= 0
@@ -220,6 +223,13 @@ def _limit(
             (_CHAINS, lambda: ([_planted(problem)], _NOT_COMPARED)),
             ("the branch from a network that hardly learns", lambda: _along(problem, report)),
         ]
+        if problem.n.min() > _FEW_PLANTED:
+            ways.append(
+                (
+                    "one outlier per class and layer, at fewer samples first",
+                    lambda: (_planted_at_fewer(problem, report), _NOT_COMPARED),
+                )
+            )
         if not problem.phi.tabulated and problem.phi.slopes == (0.0, 1.0):
             first = problem.n.min() >= _MANY
             ways.insert(0 if first else 2, ("the saddle of many samples", lambda: _many(problem, report)))
@@ -276,7 +286,7 @@ def _solved(
 ) -> tuple[_Found | None, str]:
     """The solution that Newton reaches from a start, which may be a known one, or why there is none."""
     x, size, jacobian = _hopeful(system, x, report)
-    if size > 1e-5:
+    if size > _HOPED:
         return None, f"Newton ended at a residual of {size:.1e}"
     phi = system.free_energy(x, COARSE) if known else math.nan
     for one in known:
@@ -349,6 +359,16 @@ def _from_alike(
 ) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:
     """A solution on the way from exchangeable classes."""
     return [from_alike_classes(problem, _planted, report)], _NOT_COMPARED
+
+
+def _planted_at_fewer(problem: ReluProblem, report: Callable[[float], None]) -> list[tuple[ReluSystem, FloatArray]]:
+    """The planted solution at fewer samples, where the start is nearer to it, followed to their number."""
+    system, x = _planted(problem.at(_FEW_PLANTED * problem.n_samples / float(problem.n.min())))
+    x, size, _ = _hopeful(system, x, report)
+    if size > _HOPED:
+        raise BranchLost(f"Newton ended at a residual of {size:.1e}")
+    bare, x = grown(problem, *bare_of(system, system.unpack(x)), report)
+    return [bare.with_kernels(bare.order(x, ROUGH))]
 
 
 def _along(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:
