@@ -16,7 +16,7 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.extent import extent
 from meanfield.theories.deep.rows import Rows, even_rows
-from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
+from meanfield.theories.deep.rules import NotCovered, Rule, Setting, TooFine, activation_range
 from meanfield.theories.deep.stiffness import BEYOND, BOUNDED, Region, around, reached, region_of, stiffness_of
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
@@ -267,7 +267,7 @@ def fields_of(
         axis = Axis(0.0, proven)
         first, last = axis.inverse(between) / rule.alpha - rule.offset
     if not last - first <= _MOST_SHARED:
-        raise NotCovered("the field that the classes of a layer share needs too fine a lattice")
+        raise TooFine("the field that the classes of a layer share needs too fine a lattice")
     place = rule.alpha * (np.arange(math.ceil(first), math.floor(last) + 1) + rule.offset)
     alpha = axis.at(place)
     log_alpha = -0.5 * alpha**2 + np.log(axis.slope(place) * (rule.alpha / math.sqrt(2 * math.pi)))
@@ -327,7 +327,7 @@ def _plane_fields(
     step = rule.alpha / np.sqrt(precision)
     low, high = centre.min(axis=0) - reach, centre.max(axis=0) + reach
     if not float(np.prod((high - low) / step + 1.0)) <= _MOST_PAIRS:
-        raise NotCovered("two fields that the classes of a layer share need too fine a lattice")
+        raise TooFine("two fields that the classes of a layer share need too fine a lattice")
     lines = [
         np.arange(math.ceil(first / size - rule.offset), math.floor(last / size - rule.offset) + 1)
         for first, last, size in zip(low, high, step)
@@ -347,7 +347,7 @@ def _plane_fields(
         apart = min(_VALUES * rule.rows * math.sqrt(width[c]), _CLOSE * math.sqrt(setting.d[c]))
         apart = min(apart, float(np.ptp(middle)) / _FEWEST_VALUES)
         if not float(np.ptp(middle)) <= _MOST_FIELDS * apart:
-            raise NotCovered("two fields that the classes of a layer share are too broad for the width of a class")
+            raise TooFine("two fields that the classes of a layer share are too broad for the width of a class")
         rows = even_rows(float(middle.min()), float(middle.max()), max(apart, 1e-12))
         if variance[c] < _PINNED * own[c]:
             force = float(np.abs(region.force).max())

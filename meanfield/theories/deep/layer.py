@@ -24,7 +24,7 @@ from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import cross, difference, half, keys, unique
 from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, TooCoarse
 from meanfield.theories.deep.products import Products, ReadoutProducts, products_of
-from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Setting, UnstableCode, code_words
+from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Setting, TooFine, UnstableCode, code_words
 from meanfield.theories.deep.scattered import ScatteredSites
 from meanfield.theories.deep.sums import Sums, Totals, View, combined
 from meanfield.theories.deep.terms import BLOCK, LayerTerms, Narrow
@@ -344,7 +344,7 @@ class Layer(LayerTerms):
             known, weight = np.vstack([known, new]), np.append(weight, found)
             seen = np.sort(np.append(seen, keys(new)), kind="stable")
             if len(known) > _MAX_NODES or np.abs(new).max() >= half(r) - 2:
-                raise NotCovered(f"a layer needs more than {_MAX_NODES} lattice nodes")
+                raise TooFine(f"a layer needs more than {_MAX_NODES} lattice nodes")
             alive = new[found > weight.max() - rule.depth]
             steps = far if len(alive) < _FEW_NODES else near
             new = difference(self._representatives((alive[:, None, :] + steps).reshape(-1, r)), seen)
