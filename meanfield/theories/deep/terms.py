@@ -29,11 +29,12 @@ _ROUGH, _PAIRS_ROUGH = 6.0, 3.0  # nats that terms are uncertain by where shared
 
 
 class Narrow(Exception):
-    """The lattice of the shared field does not cover its weight; `heavy`: nodes may have been missed."""
+    """The lattice of the shared field does not cover its weight; `heavy`: nodes may have been missed. `sides` (2, 2):
+    where that of two does not."""
 
-    def __init__(self, heavy: bool) -> None:
+    def __init__(self, heavy: bool, sides: BoolArray | None) -> None:
         super().__init__()
-        self.heavy = heavy
+        self.heavy, self.sides = heavy, sides
 
 
 @dataclass(eq=False)
@@ -156,17 +157,20 @@ class LayerTerms(LayerNodes):
         Narrow
             If more than a negligible part of it is at an end of the lattice of the shared field.
         """
-        found, ends, kept = [], -math.inf, []
+        rims = view.fields.rims
+        found, ends, kept = [], np.full(len(rims), -math.inf), []
         for terms in self._blocks(view, beta):
             found.append(_log_sum(terms))
-            ends = max(ends, float(terms[:, view.fields.rim].max()))
+            ends = np.maximum(ends, [terms[:, rim].max() for rim in rims])
             kept.append(terms)
             if len(beta) > len(terms):
                 kept.clear()
         weight = np.concatenate(found)
         ends -= float(weight.max())
-        if len(view.fields.alpha) > 1 and ends > _EDGE - self.rule.depth:
-            raise Narrow(ends > -_LIGHT * self.rule.depth)
+        beyond = ends > _EDGE - self.rule.depth
+        if len(view.fields.alpha) > 1 and beyond.any():
+            sides = None if view.fields.plane is None else beyond.reshape(2, 2)
+            raise Narrow(bool(ends.max() > -_LIGHT * self.rule.depth), sides)
         return weight, kept
 
     def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:
