@@ -84,11 +84,13 @@ class LayerTerms(LayerNodes):
             table.prepare(start[view.fields.kind == c].ravel())
         if view.fields.plane is not None:
             return self._plane_terms(view, view.fields.plane, outer, start, weight)
-        spend(_PER_TERM * len(self.n) * float(len(beta)) * len(view.fields.alpha))
+        looked_at = 0
         if view.table(0).sparse:
             begin, end = self._window(view, outer, start, weight)
+            looked_at = len(view.table(0).coarse)
         else:
             begin, end = np.zeros(len(beta), dtype=np.int64), np.full(len(beta), len(view.fields.alpha))
+        spend(_PER_TERM * len(self.n) * float((end - begin + looked_at).sum()))
         total = prior_terms(outer, view.fields.log_alpha, begin, end)
         for c in range(len(self.n)):
             add_log(start[c], weight[c], view.table(c).log_v, begin, end, total)
