@@ -25,12 +25,13 @@ _ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those aro
 _ROUNDED = 1e-9  # of the standard deviation of b under the prior, by which bounds are wider than their nodes
 _EDGE, _LIGHT = 2.0, 0.8  # nats that ends may be heavier than the lightest node; share from which missed ones are light
 _WIDE = 4  # of the plane of two shared fields one node in so many along each axis is looked at first
+_FEW_PAIRS = 30_000  # values of two shared fields, up to which their lattice grows on all sides at once
 _ROUGH, _PAIRS_ROUGH = 6.0, 3.0  # nats that terms are uncertain by where shared fields are looked at here and there
 
 
 class Narrow(Exception):
     """The lattice of the shared field does not cover its weight; `heavy`: nodes may have been missed. `sides` (2, 2):
-    where that of two does not."""
+    where one of two, of many nodes, does not."""
 
     def __init__(self, heavy: bool, sides: BoolArray | None) -> None:
         super().__init__()
@@ -171,7 +172,8 @@ class LayerTerms(LayerNodes):
         ends -= float(weight.max())
         beyond = ends > _EDGE - self.rule.depth
         if len(view.fields.alpha) > 1 and beyond.any():
-            sides = None if view.fields.plane is None else beyond.reshape(2, 2)
+            many = view.fields.plane is not None and len(view.fields.alpha) > _FEW_PAIRS
+            sides = beyond.reshape(2, 2) if many else None
             raise Narrow(bool(ends.max() > -_LIGHT * self.rule.depth), sides)
         return weight, kept
 

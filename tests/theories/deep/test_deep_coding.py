@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.theories.deep import coding, states
+from meanfield.theories.deep import coding, states, terms
 from meanfield.theories.deep.coding import Kind, coding_and_starts, starts_of
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.reduction import problem_of
@@ -106,7 +106,8 @@ def test_words_at_one_node_of_every_orbit_are_those_at_all(monkeypatch):
     np.testing.assert_allclose(found, each, rtol=1e-7, atol=1e-12)
 
 
-def test_lattices_of_two_shared_fields_grow_on_the_side_that_is_too_narrow():
+def test_lattices_of_two_shared_fields_grow_on_the_side_that_is_too_narrow(monkeypatch):
+    monkeypatch.setattr(terms, "_FEW_PAIRS", 0)
     phi, n = mf.Network("sigmoid", 2).activation, np.array([60.0, 50.0, 40.0])
     line = np.array([[0.29, 0.19, 0.24], [0.19, 0.30, 0.26], [0.24, 0.26, 0.26]])
     given = Setting(0.1 * np.array([[1.0], [0.4], [-0.8]]), line, np.array([0.1, 0.11, 0.12]), np.zeros(3))
