@@ -107,7 +107,7 @@ class RecomputedLayers(LayeredPosterior):
         share, mean = detail.share[:, None], detail.activation[:, c, None]
         if setting.covariance.any() and not self._system.around_peaks:
             rows = np.argsort(-detail.share)[:MOST_NODES]
-            joint, mean = self._system.layers[layer].class_means(setting, detail.beta[rows], c)
+            ((joint, mean),) = self._system.layers[layer].class_means(setting, detail.beta[rows], [c])
             share = share[rows] * joint
         on = (mean > threshold(self.network.activation)).astype(float)
         law = self._free_law(layer) if layer == 0 else None

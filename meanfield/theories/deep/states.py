@@ -285,15 +285,18 @@ def _apart(system: System, order: Order, layer: int, detail: Detail, words: Floa
     heavy = np.argsort(-detail.share)
     heavy = heavy[: np.searchsorted(np.cumsum(detail.share[heavy]), 1.0 - _UNSEEN) + 1]
     heavy = heavy[detail.share[heavy] > _NOTHING]
+    first, place = over.node_orbits(detail.beta[heavy])  # what they have is the same of all nodes of one orbit
+    each = np.zeros(len(first))
     try:
-        for start in range(0, len(heavy), _LOOKED_AT):
-            rows = heavy[start : start + _LOOKED_AT]
-            for c in range(len(system.problem.n)):
-                joint, mean = over.class_means(setting, detail.beta[rows], c)
+        for start in range(0, len(first), _LOOKED_AT):
+            part = slice(start, start + _LOOKED_AT)
+            rows = heavy[first[part]]
+            for c, (joint, mean) in enumerate(over.class_means(setting, detail.beta[rows], range(len(setting.d)))):
                 on = np.array([word[c] == "1" for word in words[rows]])
-                found[rows] += np.where((mean > threshold(system.problem.phi)) != on[:, None], joint, 0.0).sum(axis=1)
+                each[part] += np.where((mean > threshold(system.problem.phi)) != on[:, None], joint, 0.0).sum(axis=1)
     except NotCovered:
         return np.ones(len(words))
+    found[heavy] = each[place]
     return found
 
 

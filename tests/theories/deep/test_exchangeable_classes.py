@@ -10,7 +10,7 @@ from scipy.stats import norm, qmc
 
 import meanfield as mf
 from meanfield.theories.deep import exchange_nodes
-from meanfield.theories.deep.branches import coding_branch
+from meanfield.theories.deep.coding import coding_branch
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.exchange import ExchangeLayer
 from meanfield.theories.deep.exchange_neurons import class_law, drawn, mean_powers
