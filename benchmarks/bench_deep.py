@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import root
 
 import meanfield as mf
-from meanfield.theories.deep.branches import coding_branch
+from meanfield.theories.deep.coding import coding_branch
 from meanfield.theories.deep.newton import newton
 from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of

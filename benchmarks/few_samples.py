@@ -23,7 +23,7 @@ from children import in_child
 from random_deep import attempt, random_problem, words
 
 import meanfield as mf
-from meanfield.theories.deep.branches import coarse_starts
+from meanfield.theories.deep.coding import coarse_starts
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rivals import rival_starts, solution_from
 from meanfield.theories.deep.rules import NotCovered

@@ -17,19 +17,23 @@ SMOOTH = ((1e-1, 1e-2), (1e-2, 1e-4), (1e-3, 1e-6), (1e-6, 1e-7), (1e-12, 1e-8))
 
 
 class Laws:
-    """The cost of a law of codes (fields (n, C), weights (n,)) for phi that is odd around phi(0)."""
+    """The cost of a law of codes (fields (n, C), weights (n,)) for phi that is odd around phi(0).
 
-    def __init__(self, name, depth, p, y):
+    sigmas: of the weights above layers 1 to L - 1; ratios: widths of these in units of that of the last one.
+    """
+
+    def __init__(self, name, depth, p, y, sigmas=None, ratios=None):
+        sigmas, ratios = sigmas or [1.0] * (depth - 1), ratios or [1.0] * (depth - 1)
         self.depth, self.p, self.y = depth, np.array(p), np.array(y, dtype=float).reshape(len(p), -1)
         phi, odd = PHI[name], name != "sigmoid"
-        common, noise, gains = 0.0, 1.0, []
+        common, noise, self.gamma = 0.0, 1.0, 1.0
         for layer in range(1, depth):  # kernels of the prior; gains at no common field, where they are largest
             h = math.sqrt(common) * X
             mean = phi(h[:, None] + math.sqrt(noise) * X) @ W
             square = phi(h[:, None] + math.sqrt(noise) * X) ** 2 @ W
-            gains.append((phi(math.sqrt(noise) * X) * X) @ W / math.sqrt(noise))
-            common, noise = W @ mean**2, W @ (square - mean**2)
-            self.gamma = noise if layer == 1 else self.gamma * gains[-1] ** 2
+            gain = (phi(math.sqrt(noise) * X) * X) @ W / math.sqrt(noise)
+            common, noise = (sigmas[layer - 1] ** 2 * part for part in (W @ mean**2, W @ (square - mean**2)))
+            self.gamma = (noise if layer == 1 else self.gamma * (sigmas[layer - 1] * gain) ** 2) / ratios[layer - 1]
         h = np.linspace(-30.0, 30.0, 6001)
         self.mean = CubicSpline(h, phi(h[:, None] + math.sqrt(noise) * X) @ W)
         self.slope = self.mean.derivative()
@@ -46,9 +50,19 @@ class Laws:
         )
         return cost, w, mean @ u, u, (vectors * values ** (1 / self.depth - 1.0)) @ vectors.T / self.gamma
 
-    def __call__(self, x, count, eps, delta):
+    def split(self, x, count):
+        """Fields and weights."""
         field, log = np.clip(x[: count * len(self.p)].reshape(count, -1), -29.0, 29.0), x[-count:]
-        weight = np.exp(log - log.max()) / np.exp(log - log.max()).sum()
+        return field, np.exp(log - log.max()) / np.exp(log - log.max()).sum()
+
+    def descent(self, field, weight, smooth=SMOOTH):
+        x = np.append(field, np.log(weight))
+        for eps, delta in smooth:
+            x = minimize(self, x, (len(field), eps, delta), jac=True, method="BFGS", options={"maxiter": 300}).x
+        return x
+
+    def __call__(self, x, count, eps, delta):
+        field, weight = self.split(x, count)
         cost, w, a, u, force = self.parts(field, weight, eps, delta)
         along = weight[:, None] * ((w @ force) @ self.root.T - (a @ u.T) * self.slope(field))
         each = 0.5 * ((w @ force) * w).sum(axis=1) - 0.5 * (a**2).sum(axis=1)
@@ -64,8 +78,6 @@ class Laws:
                 field = 1.5 * np.outer(rng.normal(size=count), rng.normal(size=len(self.p))) + rng.normal(
                     size=(count, 1)
                 )
-            x = np.append(field + 0.1 * rng.normal(size=field.shape), np.zeros(count))
-            for eps, delta in SMOOTH:
-                x = minimize(self, x, (count, eps, delta), jac=True, method="BFGS", options={"maxiter": 300}).x
+            x = self.descent(field + 0.1 * rng.normal(size=field.shape), np.ones(count))
             found.append(self(x, count, *SMOOTH[-1])[0])
         return float(np.nanmin(found))

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-__all__ = ["Certificate", "ConvergenceError", "UnstableFractions"]
+__all__ = ["Certificate", "ConvergenceError", "Proof", "UnstableFractions"]
 
 
-@dataclass(frozen=True)
-class Certificate:
+class Proof:
+    """What dataclasses of numbers that may not have been computed are compared by: NaN is equal to NaN."""
+
+    def _numbers(self) -> tuple[object, ...]:
+        values = (getattr(self, item.name) for item in fields(self))  # type: ignore[arg-type]
+        return tuple("NaN" if isinstance(value, float) and value != value else value for value in values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Proof) and type(other) is type(self) and other._numbers() == self._numbers()
+
+    def __hash__(self) -> int:
+        return hash(self._numbers())
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate(Proof):
     """The proof that comes with a solution.
 
     Attributes

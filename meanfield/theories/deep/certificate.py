@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from meanfield.archive import Header
-from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.certificate import Certificate, Proof
 from meanfield.posterior.claims import certificate_from
 from meanfield.validation import entry
 
@@ -18,8 +18,8 @@ PRIOR, SAME, ANSWER = "the branch without codes that continues the prior", "the 
 _CURVATURES = ("inner_curvature", "outer_curvature", "curvature_error")  # of SecondOrder, as entries of a file
 
 
-@dataclass(frozen=True)
-class Branch:
+@dataclass(frozen=True, eq=False)
+class Branch(Proof):
     """A solution of the saddle equations that was found: its name, Phi, and its own residual."""
 
     name: str
@@ -27,8 +27,8 @@ class Branch:
     residual: float
 
 
-@dataclass(frozen=True)
-class OrderError:
+@dataclass(frozen=True, eq=False)
+class OrderError(Proof):
     """Error of the order parameters of one kind ("kernel", "d", "tilde", "delta", "t") of a layer (1 .. L).
 
     `value` is that of the worst entry, relative to the largest of its kind and layer.
@@ -47,8 +47,8 @@ class CodeCut:
     share: float
 
 
-@dataclass(frozen=True)
-class SecondOrder:
+@dataclass(frozen=True, eq=False)
+class SecondOrder(Proof):
     """Curvatures of Phi at a solution, in units of its blocks, among perturbations that respect the symmetry.
 
     Attributes
@@ -95,7 +95,7 @@ class SecondOrder:
         return f"second order not resolved: second derivatives to {self.error:.1e}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeepCertificate(Certificate):
     """The proof that comes with a solution of a deep network.
 

@@ -23,7 +23,10 @@ from meanfield.theories.deep.single_sites import SingleSites
 from meanfield.theories.deep.work import spend
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
-__all__ = ["MEANS", "SQUARES", "ClassTable", "class_columns"]
+__all__ = ["MEANS", "SQUARES", "ClassTable", "PowersOfSums", "class_columns"]
+
+# Products of powers of S, the sum of phi over so many samples of a class, apart from those of the other factors.
+PowersOfSums = tuple[tuple[tuple[float, int], ...], ...]
 
 # Columns of a table besides the class functions: orders by b and h of the derivatives of g that are multiplied; h.
 MEANS = {
@@ -48,15 +51,24 @@ _TOGETHER = 64  # rows that are nodes of their own, up to which all are computed
 
 
 def class_columns(
-    every: FloatArray | None, derivatives: Mapping[tuple[int, int], FloatArray], h: FloatArray, n: float, samples: bool
+    every: FloatArray | None,
+    derivatives: Mapping[tuple[int, int], FloatArray],
+    h: FloatArray,
+    n: float,
+    samples: bool,
+    sums: PowersOfSums = (),
 ) -> FloatArray:
-    """(k, columns) what means of a class are taken of, at k fields: all class functions, or 1 alone where `every`, all
-    derivatives of g in the order of ORDERS, is None; the products of MEANS; h; with `samples` all sample functions and
-    SQUARES."""
-    front = (1 if every is None else len(KEYS)) + len(MEANS) + 1
+    """(k, columns) what means of a class are taken of, at k fields: all class functions, or the means of `sums` in
+    their place, or 1 alone where `every`, all derivatives of g in the order of ORDERS, is None; the products of MEANS;
+    h; with `samples` all sample functions and SQUARES."""
+    front = (1 if every is None else len(sums) or len(KEYS)) + len(MEANS) + 1
     parts = np.empty((len(h), front + (len(SAMPLE_KEYS) + len(SQUARES) if samples else 0)))
     if every is None:
         parts[:, 0] = 1.0
+    elif sums:
+        powers = {size: _powers(every, size) for size in {size for factors in sums for size, _ in factors}}
+        for i, factors in enumerate(sums):
+            parts[:, i] = np.prod([powers[size][:, power] for size, power in factors], axis=0)
     else:
         class_functions(every, n, parts)
     for i, orders in enumerate(MEANS.values()):
@@ -68,6 +80,13 @@ def class_columns(
         for i, order in enumerate(SQUARES.values()):
             parts[:, squares + i] = derivatives[order] ** 2
     return parts
+
+
+def _powers(every: FloatArray, size: float) -> FloatArray:
+    """(k, 5) <S^i>, S the sum of phi over so many samples: e^(-n g) d_b^i e^(n g), of any n."""
+    found = np.empty((every.shape[1], len(KEYS)))
+    class_functions(every, size, found)
+    return found[:, [KEYS.index((i, 0, 0, 0)) for i in range(5)]]
 
 
 @dataclass(eq=False)
@@ -212,7 +231,9 @@ class ClassTable:
             self._contract(g, every, (low[some], high[some]), found)
             self.log_v[rows], self.begin[rows], self.end[rows] = found, low[some], high[some]
 
-    def means(self, at: IntArray, curvature: bool, samples: bool, place: IntArray, out: FloatArray) -> None:
+    def means(
+        self, at: IntArray, curvature: bool, samples: bool, sums: PowersOfSums, place: IntArray, out: FloatArray
+    ) -> None:
         """Fills out[place[row] + alpha] for the rows `at`, which are `done`, and the alpha that they have.
 
         Columns: means of those of `class_columns`.
@@ -223,7 +244,7 @@ class ClassTable:
             g, found, inside = self._derivatives(rows, list(wanted))
             derivatives = {ORDERS[order]: row for order, row in zip(wanted, found)}
             h = np.tile(self.fields.h[self.index][inside], len(rows))
-            parts = class_columns(found if curvature else None, derivatives, h, self.n, samples)
+            parts = class_columns(found if curvature else None, derivatives, h, self.n, samples, sums)
             span, log_v = (self.begin[rows], self.end[rows]), np.empty((len(rows), self.log_v.shape[1]))
             self._contract(g, slice(None), span, log_v, inside, (parts.reshape(*g.shape, -1), place[rows], out))
 

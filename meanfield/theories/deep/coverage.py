@@ -43,11 +43,6 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
             "(softplus, GELU, ELU, ReLU, leaky ReLU); bounded and linear activations are covered, too"
         )
     if math.isinf(task.n_samples):
-        if network.beta != 1.0 and not network.uniform:
-            return (
-                "at n_samples = inf and the exponent 1 / depth all layers have to have the same width and scale of "
-                "their weights; give a finite n_samples"
-            )
         if linear:
             return "linear deep networks are solved at a finite n_samples"
         if network.beta not in (1.0, 1.0 / network.depth):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.theories.deep.compiled.generated.site import KEYS
 from meanfield.theories.deep.exchange import ExchangeLayer
 from meanfield.theories.deep.exchange_sums import power, through
 from meanfield.theories.deep.monomials import moment_algebra
@@ -93,10 +93,16 @@ def class_law(layer: ExchangeLayer, setting: Setting) -> ClassLaw:
     return ClassLaw(total, whole.b, lattice.h, whole.g, mean, s.d, s.delta)
 
 
-def mean_powers(layer: ExchangeLayer, setting: Setting) -> FloatArray:
-    """(5, 5) <S_c^i S_e^j>, i + j <= 4, S the sum of phi over the samples of a class, for two classes."""
+def mean_powers(
+    layer: ExchangeLayer, setting: Setting, one: float | None = None, other: float | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Twice (5, 5) <S^i S'^j>, i + j <= 4, S and S' the sums of phi over `one` and `other` samples, all of a class if
+    not given: of two classes, and of one (not where these are all of its samples)."""
     nodes, algebra = layer.nodes(setting), moment_algebra()
-    columns = [KEYS.index((i, 0, 0, 0)) for i in range(5)]
+    counts = [float(layer.n[0]) if count is None else float(count) for count in (one, other)]
+    orders = [(i, j) for i, j in itertools.product(range(5), repeat=2) if i + j <= 4]
+    sums = tuple(tuple((count, k) for count, k in zip(counts, pair) if k) for pair in orders)
+    values = dict(zip(orders, np.moveaxis(nodes.columns(4, sums)[..., : len(sums)], -1, 0)))
     single = [0, *(algebra.index(**{f"power{i}": 1}) for i in range(1, 5))]
 
     def coefficients(v: FloatArray) -> FloatArray:
@@ -104,17 +110,33 @@ def mean_powers(layer: ExchangeLayer, setting: Setting) -> FloatArray:
         found[..., single] = v
         return found
 
-    total = layer.totals(nodes, algebra, nodes.columns(4)[..., columns], coefficients, False)[1].sum(axis=0)
-    found, pairs = np.zeros((5, 5)), nodes.count * (nodes.count - 1)
-    found[0, 0] = 1.0
-    for i in range(1, 5):
-        found[i, 0] = found[0, i] = total[single[i]] / nodes.count
-        for j in range(1, 5 - i):
-            if i == j:
-                found[i, i] = 2.0 * total[algebra.index(**{f"power{i}": 2})] / pairs
-            else:
-                found[i, j] = total[algebra.index(**{f"power{i}": 1, f"power{j}": 1})] / pairs
-    return found
+    def totals(*columns: FloatArray) -> FloatArray:
+        stacked = np.ascontiguousarray(np.stack([values[0, 0], *columns], axis=-1))
+        return layer.totals(nodes, algebra, stacked, coefficients, False)[1].sum(axis=0)
+
+    def pair(total: FloatArray, i: int, j: int) -> float:
+        at = {f"power{i}": 2} if i == j else {f"power{i}": 1, f"power{j}": 1}
+        return float((2.0 if i == j else 1.0) * total[algebra.index(**at)] / (nodes.count * (nodes.count - 1)))
+
+    first, second = (lambda i: values[i, 0]), (lambda j: values[0, j])
+    apart, within = np.zeros((2, 5, 5))
+    low = totals(first(1), second(2), second(3), first(4))  # S once, the other often, and the reverse
+    high = low if counts[0] == counts[1] else totals(second(1), first(2), first(3), second(4))
+    both = low if counts[0] == counts[1] else totals(first(1), first(2) + second(2), first(3), first(4))
+    apart[0, 0] = 1.0
+    for i, (mine, others) in enumerate([(low, high), (high, low), (high, low), (low, high)], 1):
+        apart[i, 0], apart[0, i] = mine[single[i]] / nodes.count, others[single[i]] / nodes.count
+    apart[1, 1] = pair(low, 1, 1) * counts[1] / counts[0]
+    apart[1, 2:4], apart[2:4, 1] = ([pair(total, 1, j) for j in (2, 3)] for total in (low, high))
+    apart[2, 2] = pair(low, 2, 2)
+    if both is not low:
+        apart[2, 2] = 0.5 * (pair(both, 2, 2) - pair(low, 2, 2) - pair(high, 2, 2))
+    within[:, 0], within[0] = apart[:, 0], apart[0]
+    for places in ([(1, 1), (1, 2), (2, 1), (2, 2)], [(1, 3), (3, 1), (1, 1), (1, 1)]):
+        total = totals(*(values[place] for place in places))
+        for place, at in zip(places, single[1:]):
+            within[place] = total[at] / nodes.count
+    return apart, within
 
 
 def drawn(

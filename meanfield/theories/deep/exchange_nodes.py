@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.class_tables import class_columns
+from meanfield.theories.deep.class_tables import PowersOfSums, class_columns
 from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.exchange_sectors import Contour, Parts, Pushed, Sector, sectors_of
 from meanfield.theories.deep.exchange_sums import halves, power, product, through
@@ -234,7 +234,7 @@ class ExchangeNodes:
         """Nodes of the integral over z."""
         return _sites(self.phi, self.rule, self.numbers, self.lattice)
 
-    def columns(self, highest: int) -> FloatArray:
+    def columns(self, highest: int, sums: PowersOfSums = ()) -> FloatArray:
         """(R, H, columns) functions of one class (`class_columns`), with derivatives of g up to a total order."""
         s, b, h = self.numbers, self.b, self.lattice.h
         if len(b) * len(h) > _MOST_PAIRS:
@@ -243,7 +243,7 @@ class ExchangeNodes:
         _, derived = site_derivatives(self.sites(), b, h, s.d, s.delta, highest)
         flat = derived.reshape(len(ORDERS), -1)
         every_h = np.broadcast_to(h, (len(b), len(h))).ravel()
-        return class_columns(flat, dict(zip(ORDERS, flat)), every_h, s.n, False).reshape(len(b), len(h), -1)
+        return class_columns(flat, dict(zip(ORDERS, flat)), every_h, s.n, False, sums).reshape(len(b), len(h), -1)
 
 
 class OrbitMaxima(Maxima):

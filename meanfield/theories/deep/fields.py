@@ -16,7 +16,7 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.extent import extent
 from meanfield.theories.deep.rows import Rows, even_rows
-from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
+from meanfield.theories.deep.rules import NotCovered, Rule, Setting, TooFine, activation_range
 from meanfield.theories.deep.stiffness import BEYOND, BOUNDED, Region, around, reached, region_of, stiffness_of
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
@@ -25,7 +25,7 @@ __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
 _Found = TypeVar("_Found")
 
 _MOST_FIELDS, _MOST_SHARED = 60_000, 400_000
-_MOST_PAIRS = 250_000  # values of two shared fields
+_MOST_PAIRS = 500_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _FEWEST = 8  # values of the shared field that a fitted spacing leaves where it was fitted
 _MISSED = 4.0  # times that curvatures may be larger between the places where they were looked for
@@ -116,14 +116,14 @@ def _rank_one(off: FloatArray) -> FloatArray:
 class Plane:
     """Lattice of two shared fields, of which a class has the sum u . alpha alone: it is tabulated over values of that.
 
-    cell (2, 2): edges of a cell; shape: of the grid of nodes; rim: nodes at its ends; own (C, nodes): u . alpha of
-    every class; first (C, nodes) and share (C, nodes, points): with which tables are read there; values: those of the
-    tables of every class.
+    cell (2, 2): edges of a cell; shape: of the grid of nodes; rims: nodes at both its ends along the first and along
+    the second axis; own (C, nodes): u . alpha of every class; first (C, nodes) and share (C, nodes, points): with which
+    tables are read there; values: those of the tables of every class.
     """
 
     cell: FloatArray
     shape: tuple[int, int]
-    rim: IntArray
+    rims: list[IntArray]
     own: FloatArray
     first: IntArray
     share: FloatArray
@@ -163,9 +163,9 @@ class Fields:
     plane: Plane | None = None  # of two shared fields, of which `alpha` only counts the nodes
 
     @property
-    def rim(self) -> IntArray:
-        """Nodes at the ends of the lattice of the shared field."""
-        return np.array([0, len(self.alpha) - 1]) if self.plane is None else self.plane.rim
+    def rims(self) -> list[IntArray]:
+        """Nodes at the ends of the lattice of the shared field: at both, or at each of the four of two fields."""
+        return [np.array([0, len(self.alpha) - 1])] if self.plane is None else self.plane.rims
 
     def columns(self, c: int) -> int:
         """How many values of what it shares a class is tabulated at."""
@@ -213,8 +213,10 @@ def fields_of(
     stretch: float = 1.0,
     axis: Axis | None = None,
     far: tuple[FloatArray, FloatArray] | None = None,
+    sides: FloatArray | None = None,
 ) -> Fields:
-    """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide.
+    """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide, or
+    `sides` (2, 2) times so far beyond them on both sides of the axes of two.
 
     The weight is a mixture of Gaussians in the shared field, which bounds its curvature. Where that bound asks for many
     nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless.
@@ -233,7 +235,8 @@ def fields_of(
     try:
         variance, u = shared_field(setting.covariance)
     except NotCovered:
-        return _plane_fields(phi, n, rule, setting, b, h, bounds, stretch, far)
+        sides = np.ones((2, 2)) if sides is None else sides
+        return _plane_fields(phi, n, rule, setting, b, h, bounds, stretch * sides, far)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
     bounds = _of_all(bounds, like)
@@ -267,7 +270,7 @@ def fields_of(
         axis = Axis(0.0, proven)
         first, last = axis.inverse(between) / rule.alpha - rule.offset
     if not last - first <= _MOST_SHARED:
-        raise NotCovered("the field that the classes of a layer share needs too fine a lattice")
+        raise TooFine("the field that the classes of a layer share needs too fine a lattice")
     place = rule.alpha * (np.arange(math.ceil(first), math.floor(last) + 1) + rule.offset)
     alpha = axis.at(place)
     log_alpha = -0.5 * alpha**2 + np.log(axis.slope(place) * (rule.alpha / math.sqrt(2 * math.pi)))
@@ -305,7 +308,7 @@ def _plane_fields(
     b: FloatArray,
     h: FloatArray,
     bounds: tuple[FloatArray, FloatArray],
-    stretch: float,
+    sides: FloatArray,
     far: tuple[FloatArray, FloatArray] | None,
 ) -> Fields:
     """The same with two shared fields, alpha ~ N(0, 1) in the plane, on a lattice along the axes of the curvature."""
@@ -317,24 +320,25 @@ def _plane_fields(
     regions = _alike(kind, lambda c: region_of(phi, n, setting, c, bounds, h[:, like[c]], farthest[c]))
     width = variance + [max(own[c], 1.0 / max(region.stiffness, 1e-300)) for c, region in enumerate(regions)]
     precision, axes = np.linalg.eigh(np.eye(2) + (u / width[:, None]).T @ u)
+    axes = axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), [0, 1]])  # so that sides keep their names
     safe = _safe(variance, setting.covariance)
     given = np.eye(2) + (u / safe[:, None]).T @ u
     centre = h @ (u / safe[:, None]) @ np.linalg.inv(given) @ axes
     least = _alike(kind, lambda c: stiffness_of(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()))
     held = np.eye(2) + (u * np.array([one[0] for one in least])[:, None]).T @ u
-    spread = stretch * sum(np.sqrt(np.diag(axes.T @ np.linalg.inv(matrix) @ axes)) for matrix in (given, held))
-    reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
+    usual = sum(np.sqrt(np.diag(axes.T @ np.linalg.inv(matrix) @ axes)) for matrix in (given, held))
+    reach, spread = 1.2 * math.sqrt(2.0 * rule.depth) * usual, usual * sides.max(axis=1)
     step = rule.alpha / np.sqrt(precision)
-    low, high = centre.min(axis=0) - reach, centre.max(axis=0) + reach
+    low, high = centre.min(axis=0) - reach * sides[:, 0], centre.max(axis=0) + reach * sides[:, 1]
     if not float(np.prod((high - low) / step + 1.0)) <= _MOST_PAIRS:
-        raise NotCovered("two fields that the classes of a layer share need too fine a lattice")
+        raise TooFine("two fields that the classes of a layer share need too fine a lattice")
     lines = [
         np.arange(math.ceil(first / size - rule.offset), math.floor(last / size - rule.offset) + 1)
         for first, last, size in zip(low, high, step)
     ]
     place = np.stack(np.meshgrid(*lines, indexing="ij"), -1)
-    edge = np.zeros(place.shape[:2], dtype=bool)
-    edge[[0, -1]] = edge[:, [0, -1]] = True
+    number = np.arange(place.shape[0] * place.shape[1]).reshape(place.shape[:2])
+    rims = [number[0], number[-1], number[:, 0], number[:, -1]]
     place = (place.reshape(-1, 2) + rule.offset) * step
     alpha = place @ axes.T
     log_alpha = -0.5 * (alpha**2).sum(axis=1) + np.log(step / math.sqrt(2 * math.pi)).sum()
@@ -347,7 +351,7 @@ def _plane_fields(
         apart = min(_VALUES * rule.rows * math.sqrt(width[c]), _CLOSE * math.sqrt(setting.d[c]))
         apart = min(apart, float(np.ptp(middle)) / _FEWEST_VALUES)
         if not float(np.ptp(middle)) <= _MOST_FIELDS * apart:
-            raise NotCovered("two fields that the classes of a layer share are too broad for the width of a class")
+            raise TooFine("two fields that the classes of a layer share are too broad for the width of a class")
         rows = even_rows(float(middle.min()), float(middle.max()), max(apart, 1e-12))
         if variance[c] < _PINNED * own[c]:
             force = float(np.abs(region.force).max())
@@ -364,8 +368,8 @@ def _plane_fields(
     classes, values, stencils = (list(part) for part in zip(*_alike(kind, table)))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     starts, shares = (np.array(one) for one in zip(*stencils))
-    shape, rim = (len(lines[0]), len(lines[1])), np.flatnonzero(edge.ravel())
-    plane = Plane((axes * step).T, shape, rim, own_field, starts, shares, values)
+    shape = len(lines[0]), len(lines[1])
+    plane = Plane((axes * step).T, shape, rims, own_field, starts, shares, values)
     every = np.arange(len(alpha), dtype=float)
     return Fields(
         every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, Axis(), math.inf,

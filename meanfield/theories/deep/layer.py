@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import cross, difference, half, keys, unique
 from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, TooCoarse
 from meanfield.theories.deep.products import Products, ReadoutProducts, products_of
-from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Setting, UnstableCode, code_words
+from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Setting, TooFine, UnstableCode, code_words
 from meanfield.theories.deep.scattered import ScatteredSites
 from meanfield.theories.deep.sums import Sums, Totals, View, combined
 from meanfield.theories.deep.terms import BLOCK, LayerTerms, Narrow
@@ -52,7 +52,8 @@ class Layer(LayerTerms):
         if len(self.index) and self.index.shape[1] == setting.root.shape[1]:
             known = self._bounds(setting, self._nodes(self._everywhere(self.index)), 0.0)
             low, high = np.minimum(low, known[0]), np.maximum(high, known[1])
-        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch, self.axis, self.far)
+        places = self.stretch, self.axis, self.far, self.sides
+        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), *places)
         return fields, b @ self.maxima.inverses_of(setting)[0].T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> View:
@@ -93,12 +94,15 @@ class Layer(LayerTerms):
         joint, g = self._class_law(view, beta, c)
         return view.fields.h[c], joint, g
 
-    def class_means(self, setting: Setting, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray]:
-        """At nodes beta (N, r): weights over the nodes of h_c (N, n_h) and <phi> given both fields there."""
-        view = self._covering(setting, beta)
-        joint, _ = self._class_law(view, beta, c)
-        order, b = ORDERS.index((1, 0)), beta @ setting.root[c]
-        return joint, view.table(c).sites.interpolated_derivatives(b, slice(None), [order]).reshape(joint.shape)
+    def class_means(
+        self, setting: Setting, beta: FloatArray, classes: Iterable[int]
+    ) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Of some classes, at nodes beta (N, r): weights over the nodes of h_c (N, n_h) and <phi> given both fields."""
+        view, order = self._covering(setting, beta), ORDERS.index((1, 0))
+        for c in classes:
+            joint, _ = self._class_law(view, beta, c)
+            b = beta @ setting.root[c]
+            yield joint, view.table(c).sites.interpolated_derivatives(b, slice(None), [order]).reshape(joint.shape)
 
     def totals(self, setting: Setting, products: Products, pattern: str | None = None) -> Totals:
         """Sums of products over old nodes, those of all neurons or of one code."""
@@ -108,8 +112,8 @@ class Layer(LayerTerms):
             view = self._view(setting, fields, *self._bounds(setting, beta, 0.0))
             try:
                 return self._summed(view, products, index, np.ones(len(index)), False)
-            except Narrow:
-                self._stretch()
+            except Narrow as narrow:
+                self._stretch(narrow.sides)
 
     def draw(
         self, setting: Setting, beta: FloatArray, rng: np.random.Generator
@@ -182,7 +186,7 @@ class Layer(LayerTerms):
             try:
                 return self._evaluate(setting, grow, detail, curvature, samples)
             except Narrow as narrow:
-                self._stretch()
+                self._stretch(narrow.sides)
                 grow = grow and narrow.heavy
             except TooCoarse:
                 grow = False
@@ -235,8 +239,8 @@ class Layer(LayerTerms):
         while True:
             try:
                 return self._evaluate_codes(setting, patterns, grow, detail, curvature, samples)
-            except Narrow:
-                self._stretch()
+            except Narrow as narrow:
+                self._stretch(narrow.sides)
 
     def _evaluate_codes(
         self,
@@ -344,7 +348,7 @@ class Layer(LayerTerms):
             known, weight = np.vstack([known, new]), np.append(weight, found)
             seen = np.sort(np.append(seen, keys(new)), kind="stable")
             if len(known) > _MAX_NODES or np.abs(new).max() >= half(r) - 2:
-                raise NotCovered(f"a layer needs more than {_MAX_NODES} lattice nodes")
+                raise TooFine(f"a layer needs more than {_MAX_NODES} lattice nodes")
             alive = new[found > weight.max() - rule.depth]
             steps = far if len(alive) < _FEW_NODES else near
             new = difference(self._representatives((alive[:, None, :] + steps).reshape(-1, r)), seen)
@@ -438,8 +442,8 @@ class Layer(LayerTerms):
                     moved = setting._replace(shift=shift)
                     view = self._view(moved, fields, *self._bounds(moved, beta, 0.0), between=True)
                     parts.append((factor, self._summed(view, products, index, often, False)))
-            except Narrow:
-                self._stretch()
+            except Narrow as narrow:
+                self._stretch(narrow.sides)
             else:
                 return combined(parts).averages(products)
 

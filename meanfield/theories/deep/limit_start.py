@@ -44,7 +44,7 @@ def limit_order(problem: DeepProblem) -> Order:
     """
     samples, depth, n_classes = problem.n_samples, problem.depth, len(problem.n)
     variance = problem.readout_variance * samples**problem.exponent
-    found = reduced_solve(replace(problem, n=problem.n / samples, readout_variance=variance), _STARTS)
+    found = reduced_solve(replace(problem, n=problem.n / samples, readout_variance=variance), _STARTS, few=False)
     if not (found.residual < _TRUE and found.weight.min() > -_TRUE):
         raise NotCovered("the reduced problem of many samples was not solved")
     common, own, _ = prior_kernels(problem)

@@ -115,7 +115,8 @@ def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
             max(found.excess, 0.0),
             nullity=found.nullity,
             searched=(
-                f"the best of {starts} descents over laws of codes; that no other has a larger Phi is not proven",
+                f"the best of {starts} descents of laws of codes along each number of directions; that no other has "
+                "a larger Phi is not proven",
             ),
         ),
         status=Status.NO_MAXIMUM if silent else Status.OPTIMAL if good else Status.RESIDUAL,

@@ -27,10 +27,11 @@ from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.rows import spare
 from meanfield.theories.deep.rules import FINE, NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.sums import BEYOND, View
-from meanfield.validation import FloatArray, IntArray
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["MANY_VALUES", "REFITS", "LayerNodes", "TooCoarse"]
 
+_ON_LATTICE = 1e-9  # difference of places that are the same, in units of the largest
 _MANY_NODES, MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
 _NO_REACH = 1e-9  # of b along the directions of beta: the weight is that of the prior
 _ZEROS = 0.3  # spacing of b in units of the range of phi, up to which weights are as smooth as their curvature says
@@ -65,6 +66,7 @@ class LayerNodes:
     index: IntArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     regions: dict[str, IntArray] = field(default_factory=dict)
     stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
+    sides: FloatArray = field(default_factory=lambda: np.ones((2, 2)))  # the same on the sides of two shared fields
     far: tuple[FloatArray, FloatArray] | None = None  # smallest and largest h (C,) of the nodes at the ends
     chart: Chart | None = None  # coordinates of the lattice; None: beta itself
     axis: Axis | None = None  # of the shared field; None: equal spacings by its proven bound
@@ -128,13 +130,18 @@ class LayerNodes:
     def as_fine(self, other: LayerNodes) -> None:
         """Takes over where another layer, at another rule, has found its weight."""
         self.stretch, self.chart, self.axis, self.wider = other.stretch, other.chart, other.axis, other.wider
+        self.sides = other.sides
         if len(other.index) and not other.regions:
             nodes = other._nodes(other._everywhere(other.index))
             self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
 
-    def _stretch(self) -> None:
-        self.stretch *= 1.5
-        if self.stretch > _MOST_STRETCH:
+    def _stretch(self, sides: BoolArray | None) -> None:
+        """The lattice of the shared field wider, or that of two on some of their `sides` (2, 2)."""
+        if sides is None:
+            self.stretch *= 1.5
+        else:
+            self.sides = np.where(sides, 1.5 * self.sides, self.sides)
+        if self.stretch * self.sides.max() > _MOST_STRETCH:
             raise NotCovered("the field that the classes of a layer share is too broad for the quadrature")
 
     def _farther(self, setting: Setting, grids: Sequence[FloatArray]) -> bool:
@@ -177,6 +184,17 @@ class LayerNodes:
     def _everywhere(self, index: IntArray) -> IntArray:
         """All nodes of the orbits of representatives."""
         return unique(np.vstack([index @ turn.T + shift for turn, shift in self._images(index.shape[1])]))
+
+    def node_orbits(self, beta: FloatArray) -> tuple[IntArray, IntArray]:
+        """Of nodes beta (N, r): which (k,) are the first of their orbits, and the place of every node's own (N,) among
+        these; each node by itself where they are none of this lattice."""
+        index = self._nearest(beta)
+        if np.abs(self._nodes(index) - beta).max(initial=0.0) > _ON_LATTICE * np.abs(beta).max(initial=1.0):
+            every = np.arange(len(beta))
+            return every, every
+        names = np.max([keys(index @ turn.T + shift) for turn, shift in self._images(index.shape[1])], axis=0)
+        _, first, place = np.unique(names, return_index=True, return_inverse=True)
+        return first, place.ravel()
 
     def _often(self, index: IntArray) -> FloatArray:
         """(N,) how many nodes there are in the orbits of representatives."""

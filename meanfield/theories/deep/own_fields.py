@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.class_tables import MEANS, SQUARES, class_columns
+from meanfield.theories.deep.class_tables import MEANS, SQUARES, PowersOfSums, class_columns
 from meanfield.theories.deep.compiled.generated.site import KEYS, ORDERS, SAMPLE_KEYS
 from meanfield.theories.deep.compiled.grids import TOGETHER, places, read_grid, read_values
 from meanfield.theories.deep.compiled.kernels import POINTS
@@ -152,15 +152,16 @@ class OwnFieldSites:
         self.d, self.delta, self.own = d, delta, own
         self.table: _Table | None = None
         self.every, self.samples = False, False  # what the table has besides ln W
+        self.sums: PowersOfSums = ()
         self.fields: _Fields | None = None
         self.rows = np.empty(0)
         return self
 
     def __call__(
-        self, b: FloatArray, m: FloatArray, every: bool, samples: bool = False
+        self, b: FloatArray, m: FloatArray, every: bool, samples: bool = False, sums: PowersOfSums = ()
     ) -> tuple[FloatArray, FloatArray | None]:
         """ln W (N,), and with `every` the means (functions, N) of `class_columns`, at b (N,) and m (N,)."""
-        row, column = self._held(b, m, every, samples)
+        row, column = self._held(b, m, every, samples, sums)
         assert self.table is not None
         at = (np.ascontiguousarray(b), np.ascontiguousarray(m), self.table.low, self.table.step, row, column)
         if not every:
@@ -171,25 +172,27 @@ class OwnFieldSites:
         out = np.empty((len(b), self.table.values.shape[2]))
         spend(_READ * POINTS**2 * float(out.size))
         read_grid(*at, self.table.values, out)
-        return np.ascontiguousarray(out[:, 0]), np.ascontiguousarray(out[:, 1 : _count(samples) + 1].T)
+        return np.ascontiguousarray(out[:, 0]), np.ascontiguousarray(out[:, 1 : _count(samples, sums) + 1].T)
 
     # ---- tables ----------------------------------------------------------------------------------
 
     def cover(self, low: FloatArray, high: FloatArray) -> None:
         """Has a table ready for all b and m between low and high (2,), where it is sure to be asked for."""
-        self._held(np.array([low[0], high[0]]), np.array([low[1], high[1]]), False, False)
+        self._held(np.array([low[0], high[0]]), np.array([low[1], high[1]]))
 
-    def _held(self, b: FloatArray, m: FloatArray, every: bool, samples: bool) -> tuple[IntArray, IntArray]:
+    def _held(
+        self, b: FloatArray, m: FloatArray, every: bool = False, samples: bool = False, sums: PowersOfSums = ()
+    ) -> tuple[IntArray, IntArray]:
         """Stencils of pairs, of a table that covers them."""
         if self.table is not None:
             row, column, inside = self.table.places(b, m)
             if inside.all():
-                if (every and not self.every) or (samples and not self.samples):
-                    self._complete(samples)
+                if (every and not (self.every and self.sums == sums)) or (samples and not self.samples):
+                    self._complete(samples, sums)
                 return row, column
         self._build(b, m)
         if every:
-            self._complete(samples)
+            self._complete(samples, sums)
         assert self.table is not None
         row, column, _ = self.table.places(b, m)
         return row, column
@@ -215,15 +218,15 @@ class OwnFieldSites:
             row, column, _ = table.places(b, m)
             if trial == _TRIALS - 1 or not self._shorten(log_w, row, column):
                 break
-        self.every, self.samples, self.table, self.fields, self.rows = False, False, table, fields, axes[0]
+        self.every, self.samples, self.sums = False, False, ()
+        self.table, self.fields, self.rows = table, fields, axes[0]
 
-    def _complete(self, samples: bool) -> None:
+    def _complete(self, samples: bool, sums: PowersOfSums) -> None:
         """Adds the means of class functions to the table."""
         assert self.table is not None
-        assert self.fields is not None
         log_w = np.ascontiguousarray(self.table.values[:, :, 0])
-        self.table = _Table(self.table.low, self.table.step, self._means(self.rows, self.fields, log_w, samples))
-        self.every, self.samples = True, samples
+        self.table = _Table(self.table.low, self.table.step, self._means(self.rows, log_w, samples, sums))
+        self.every, self.samples, self.sums = True, samples, sums
 
     def _shorten(self, log_w: FloatArray, row: IntArray, column: IntArray) -> bool:
         """Spacings at which few pairs are beyond the allowed error; whether those there are were too long."""
@@ -292,9 +295,11 @@ class OwnFieldSites:
             reach = np.where(ends > _FAR, reach, 1.4 * reach)
         raise NotCovered("the fields of a layer reach too far for the quadrature")
 
-    def _means(self, b: FloatArray, fields: _Fields, log_w: FloatArray, samples: bool) -> FloatArray:
+    def _means(self, b: FloatArray, log_w: FloatArray, samples: bool, sums: PowersOfSums) -> FloatArray:
         """(B, M, functions) ln W and means of class functions over the own field."""
-        count, h = _count(samples), fields.h
+        assert self.fields is not None
+        count, fields = _count(samples, sums), self.fields
+        h = fields.h
         values = np.zeros((*log_w.shape, -(-(count + 1) // TOGETHER) * TOGETHER))
         values[:, :, 0] = log_w
         nodes, size = self._sites(b, h), max(1, _AT_ONCE // (len(h) * (len(ORDERS) + 2 * count)))
@@ -303,7 +308,7 @@ class OwnFieldSites:
             g, derived = site_derivatives(nodes, b[rows], h, self.d, self.delta, 4)
             flat = np.ascontiguousarray(derived.reshape(len(ORDERS), -1))
             every_h = np.broadcast_to(h, g.shape).ravel()
-            parts = class_columns(flat, dict(zip(ORDERS, flat)), every_h, self.n, samples).reshape(*g.shape, -1)
+            parts = class_columns(flat, dict(zip(ORDERS, flat)), every_h, self.n, samples, sums).reshape(*g.shape, -1)
             for columns, inside, law in fields.blocks:
                 spend(float(g.shape[0]) * law.size * count)
                 weight, factor, top = _factors(self.n * g[:, inside], law)
@@ -348,6 +353,6 @@ class OwnFieldSites:
         return max(float(m.min()) - away, -reach), min(float(m.max()) + away, reach)
 
 
-def _count(samples: bool) -> int:
-    """Number of class functions."""
-    return len(KEYS) + len(MEANS) + 1 + (len(SAMPLE_KEYS) + len(SQUARES) if samples else 0)
+def _count(samples: bool, sums: PowersOfSums = ()) -> int:
+    """Number of class functions, or of powers of sums in their place."""
+    return (len(sums) or len(KEYS)) + len(MEANS) + 1 + (len(SAMPLE_KEYS) + len(SQUARES) if samples else 0)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.theories.deep.class_tables import PowersOfSums
 from meanfield.theories.deep.compiled.generated.site import KEYS
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.own_fields import ROUGH_DEPTH
@@ -307,7 +308,7 @@ class PatchedLayer(PeakedWeight):
         r, columns = setting.root.shape[1], len(products.table)
         top, plain = -math.inf, np.zeros(columns)
         once, twice = np.zeros((r, columns)), np.zeros((r, r, columns))
-        for beta, site, log_weight in self._pieces(setting, nodes, products.samples):
+        for beta, site, log_weight in self._pieces(setting, nodes, products.samples, products.sums):
             highest = float(log_weight.max())
             if highest > top:
                 for total in (plain, once, twice):
@@ -321,7 +322,7 @@ class PatchedLayer(PeakedWeight):
         return Totals(top, plain, once, twice)
 
     def _pieces(
-        self, setting: Setting, nodes: _Nodes, samples: bool = False
+        self, setting: Setting, nodes: _Nodes, samples: bool = False, sums: PowersOfSums = ()
     ) -> Iterator[tuple[FloatArray, WeightAt, FloatArray]]:
         """beta (k, r) of some of the nodes, the weight there, and ln of it and of what they stand for (k,): all nodes
         in turn, with every place in narrow fields."""
@@ -329,7 +330,7 @@ class PatchedLayer(PeakedWeight):
         for start in range(0, len(nodes.v), _PIECE):
             part = slice(start, start + _PIECE)
             for log_part, zeta in self._rule_of_narrow(setting, nodes.number[part]):
-                site = self._at(setting, nodes.v[part], True, samples, zeta=zeta)
+                site = self._at(setting, nodes.v[part], True, samples, zeta=zeta, sums=sums)
                 yield nodes.v[part, :r], site, site.log_weight + nodes.log_cell[part] + log_part
 
     def _products(self, site: WeightAt, products: Products, weight: FloatArray) -> FloatArray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from meanfield.theories.deep.packings import ball, names, node_lattice
 from meanfield.theories.deep.peaks import Peaks
-from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.rules import NotCovered, TooFine
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Cluster", "Patch", "clustered"]
@@ -141,7 +141,7 @@ class Patch:
                 new = new[first[fresh]]
                 seen = np.sort(np.concatenate([seen, called[fresh]]), kind="stable")  # merges two sorted ones
                 if len(self.v) + len(new) > most:
-                    raise NotCovered("a layer needs too many nodes")
+                    raise TooFine("a layer needs too many nodes")
                 v = self.origin + (new + self.offset) @ self.frame
                 cell = self.cluster.log_share(v) + self.log_unit
                 height = np.concatenate([log_weight(v[i : i + _AT_ONCE]) for i in range(0, len(v), _AT_ONCE)] or [cell])

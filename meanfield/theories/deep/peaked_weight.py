@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.class_tables import MEANS
+from meanfield.theories.deep.class_tables import MEANS, PowersOfSums
 from meanfield.theories.deep.compiled.generated.site import KEYS
 from meanfield.theories.deep.own_fields import ROUGH_DEPTH, OwnFieldSites, own_and_common
 from meanfield.theories.deep.rules import COARSE, NotCovered, Rule, Setting, activation_range
@@ -126,6 +126,7 @@ class PeakedWeight:
         samples: bool = False,
         rough: bool = False,
         zeta: FloatArray | None = None,
+        sums: PowersOfSums = (),
     ) -> WeightAt:
         """The weight at points, and means of class functions there; to 1e-3 where `rough` ones will do."""
         b, m = self._fields(setting, v, zeta)
@@ -134,7 +135,7 @@ class PeakedWeight:
             raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
         log_weight, columns = -0.5 * (v**2).sum(axis=1) - 0.5 * v.shape[1] * math.log(2.0 * math.pi), []
         for c, sites in enumerate(self.rough if rough else self.sites):
-            log_w, means = sites(b[:, c], m[:, c], every, samples)
+            log_w, means = sites(b[:, c], m[:, c], every, samples, sums)
             log_weight = log_weight + log_w
             if means is not None:
                 columns.append(means)

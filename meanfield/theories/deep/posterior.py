@@ -27,6 +27,7 @@ from meanfield.theories.deep.one_loop import one_loop
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rivals import other_solutions
 from meanfield.theories.deep.rules import NotCovered, code_words
+from meanfield.theories.deep.single_samples import drawn_samples
 from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.states import code_parts, sampled_states
 from meanfield.theories.deep.system import System
@@ -35,7 +36,7 @@ from meanfield.validation import generator as new_generator
 
 __all__ = ["DeepPosterior"]
 
-_DRAW = np.linspace(-6.5, 6.5, 261)
+_NO_FIELD = 1e-9  # of the largest singular value of t, below which a readout has no field
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,28 +114,29 @@ class DeepPosterior(LayerDensities):
                 b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
         phi = self.network.activation
         z, active = np.empty((n, labels.size)), np.empty(b.shape)
-        last = -1
-        for column, (c, sign) in enumerate(zip(self._members.index[labels], self._members.sign[labels])):
-            if c != last:  # samples of a class follow each other
-                last, x = c, h[:, c, None] + math.sqrt(setting.d[c]) * _DRAW
-                value = phi(x)
-                exponent = b[:, c, None] * value + 0.5 * setting.delta[c] * value**2 - 0.5 * _DRAW**2
-                law = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-                total = np.cumsum(law, axis=1)
-                active[:, c] = (law * value).sum(axis=1) / total[:, -1]
-            level = generator.random((n, 1)) * total[:, -1:]
-            at = (total < level).sum(axis=1)
-            step = math.sqrt(setting.d[c]) * (_DRAW[1] - _DRAW[0])
-            z[:, column] = sign * (x[np.arange(n), at] + step * (generator.random(n) - 0.5))
+        for which in np.unique(labels):
+            c, sign, columns = self._members.index[which], self._members.sign[which], np.flatnonzero(labels == which)
+            site = b[:, c], h[:, c], float(setting.d[c]), float(setting.delta[c])
+            value, active[:, c] = drawn_samples(phi, *site, len(columns), generator)
+            z[:, columns] = sign * value
         given = system.codes and layer == self.network.depth - 1
         own = words[pick[row]] if given else code_words(phi, active)  # neurons of a node may be on both sides of a cut
         label = {word: "-".join(self._members.word(word)) for word in own.tolist()}
         full = list(dict.fromkeys([*(code.label for code in self._codes_of(layer)), *label.values()]))
         part = np.array([full.index(label[word]) for word in own], dtype=np.intp)
-        readouts = np.empty((n, 0))
-        if layer == self.network.depth - 1:
-            readouts = b @ np.linalg.pinv(order.t).T if self.task.n_outputs else readouts
+        last = layer == self.network.depth - 1
+        readouts = self._readouts(b, order.t, generator) if last else np.empty((n, 0))
         return Neurons(readouts, part, tuple(full), z, np.asarray(phi(z)), labels, self.task.class_names)
+
+    def _readouts(self, b: FloatArray, t: FloatArray, generator: np.random.Generator) -> FloatArray:
+        """(n, m) readouts of neurons with fields b = a.t; those that no class sees are as under the prior."""
+        inverse = np.linalg.pinv(t, rcond=_NO_FIELD)
+        unseen = np.eye(t.shape[1]) - inverse @ t
+        readouts = b @ inverse.T
+        if np.trace(unseen) > 0.5:
+            prior = generator.normal(0.0, math.sqrt(self._system.problem.readout_variance), readouts.shape)
+            readouts += prior @ unseen
+        return np.asarray(readouts)
 
     def _drawn(
         self, layer: int, beta: FloatArray, words: FloatArray, generator: np.random.Generator
@@ -160,10 +162,23 @@ class DeepPosterior(LayerDensities):
         A neuron with readout a has the field b_c = a.t_c on class c, which has to keep the sign of the code (positive
         where it is active). At b_c = 0 the neuron changes its code; given fractions are admissible only while this is
         positive for every code that has neurons. Where it is small at given fractions `certificate.cuts` has the part
-        of the code's neurons that are at the cut to another one; above 1e-3 `solution.notes` says so.
+        of the code's neurons that are at the cut to another one; above 1e-3 `solution.notes` says so. Beside strong
+        fields h, which classes share, a code may be stable at a field of the wrong sign (exponents below 1): whether it
+        is, `frozen` tells.
+
+        Raises
+        ------
+        NotAvailable
+            At P = infinity and an exponent below 1, where t vanishes, and with it these fields.
         """
         if self.scheme == "analog":
             return {}
+        if math.isinf(self.task.n_samples) and not self.solution.t.any():
+            self._refuse(
+                "how far codes are from losing their stability, at P = infinity and a readout_exponent below 1, where "
+                "t vanishes and fields h alone decide on codes,",
+                "ask at a finite n_samples",
+            )
         sign = np.array([[1.0 if bit == "1" else -1.0 for bit in code.pattern] for code in self.codes])
         fields = np.array([code.readout for code in self.codes]) @ self.solution.t.T
         return {code.pattern: float(value) for code, value in zip(self.codes, (sign * fields).min(axis=1))}

@@ -8,10 +8,10 @@ from functools import cache
 
 import numpy as np
 
-from meanfield.theories.deep.class_tables import MEANS, SQUARES
+from meanfield.theories.deep.class_tables import MEANS, SQUARES, PowersOfSums
 from meanfield.theories.deep.compiled.generated.site import KEYS, SAMPLE_KEYS
 from meanfield.theories.deep.rules import SampleCurvature
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["MeanMoments", "Products", "ReadoutProducts", "added", "pairs_of", "products_of"]
 
@@ -55,6 +55,7 @@ class Products:
     last: bool
     fields: bool
     samples: bool = False
+    sums: PowersOfSums = ()  # in place of the class functions
     rows: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -235,19 +236,27 @@ class ReadoutProducts(Products):
 
 
 class MeanMoments(Products):
-    """Rows of e^(-n g) d_b^i e^(n g) = <S^i>, S the sum of phi over the samples of a class: `powers` (5, 5, C, C) are
-    those of S_c^i S_e^j, i + j <= 4, for two different classes (0 elsewhere)."""
+    """Rows of <S_i^k S_j^l>, k + l <= 4, S the sum of phi over the samples of a class of the task: `powers`
+    (5, 5, C, C) for two of these (0 elsewhere), of which `index` (C,) says which class of the problem they are part of,
+    and `counts` (C,) how many samples they have. Two parts of one class have the same fields."""
 
-    def __init__(self, n_classes: int) -> None:
-        super().__init__(n_classes, curvature=True, last=False, fields=False)
+    def __init__(self, index: IntArray, counts: FloatArray) -> None:
+        self.index, self.counts = index, [float(count) for count in counts]
+        super().__init__(int(index.max()) + 1, curvature=True, last=False, fields=False)
 
     def __post_init__(self) -> None:
-        self.offset = len(KEYS)
         self.one = self._row({})
-        self.powers = np.zeros((5, 5, self.n_classes, self.n_classes), dtype=np.int64)
-        for c, e in itertools.permutations(range(self.n_classes), 2):
-            for i, j in itertools.product(range(5), repeat=2):
-                if i + j <= 4:
-                    keys = {c: (i, 0, 0, 0), e: (j, 0, 0, 0)}
-                    self.powers[i, j, c, e] = self._derivative({a: key for a, key in keys.items() if any(key)})
+        known: dict[tuple[tuple[float, int], ...], int] = {(): 0}
+        self.powers = np.zeros((5, 5, len(self.index), len(self.index)), dtype=np.int64)
+        for i, j in itertools.permutations(range(len(self.index)), 2):
+            for k, power in itertools.product(range(5), repeat=2):
+                if k + power <= 4:
+                    factors: dict[int, tuple[tuple[float, int], ...]] = {}
+                    for one, order in ((i, k), (j, power)):
+                        if order:
+                            c = int(self.index[one])
+                            factors[c] = tuple(sorted([*factors.get(c, ()), (self.counts[one], order)]))
+                    columns = {c: known.setdefault(factor, len(known)) for c, factor in factors.items()}
+                    self.powers[k, power, i, j] = self._row(columns)
+        self.sums, self.offset = tuple(known), len(known)
         self._finish()

@@ -95,10 +95,11 @@ class RecomputedLayers(LayeredPosterior):
             detail, _ = self._nodes(layer)
             on, off = np.array([self._on_and_off(layer, detail, c) for c in range(detail.activation.shape[1])]).T
         with np.errstate(invalid="ignore", divide="ignore"):
-            apart, together = (k[..., own.index][own.index] for k in mean_kurtosis(self._system, self._order, layer))
+            sizes = self.task.n_samples * np.array(self.task.fractions)
+            kurtosis = mean_kurtosis(self._system, self._order, layer, own, sizes)
         on, off = own.variances(on), own.variances(off)  # of a mirror image -off and -on
         on, off = np.where(own.sign > 0.0, on, -off), np.where(own.sign > 0.0, off, -on)
-        return {"on": on, "off": off, "kurtosis": np.where(own.signs > 0.0, apart, together)}
+        return {"on": on, "off": off, "kurtosis": kurtosis}
 
     def _on_and_off(self, layer: int, detail: Detail, c: int) -> tuple[float, float]:
         """Mean of <phi> over neurons where it is above and below the midpoint."""
@@ -106,7 +107,7 @@ class RecomputedLayers(LayeredPosterior):
         share, mean = detail.share[:, None], detail.activation[:, c, None]
         if setting.covariance.any() and not self._system.around_peaks:
             rows = np.argsort(-detail.share)[:MOST_NODES]
-            joint, mean = self._system.layers[layer].class_means(setting, detail.beta[rows], c)
+            ((joint, mean),) = self._system.layers[layer].class_means(setting, detail.beta[rows], [c])
             share = share[rows] * joint
         on = (mean > threshold(self.network.activation)).astype(float)
         law = self._free_law(layer) if layer == 0 else None

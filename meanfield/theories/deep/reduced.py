@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares, minimize
 
 from meanfield.numerics.limits import check_time
-from meanfield.theories.deep.reduced_descent import LEAST, SAME, SHARP, End, descend, descents
+from meanfield.theories.deep.reduced_cost import Means
+from meanfield.theories.deep.reduced_descent import LEAST, SAME, End, descend, descents
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.saturated import largest_entropy
 from meanfield.theories.deep.site import noisy_means
@@ -29,7 +31,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["Reduced", "reduced_solve", "usual_starts"]
 
-_STARTS, _STARTS_PER_TARGET = 24, 6
+_STARTS, _STARTS_PER_TARGET = 24, 4
 _MOST_SETS = 12
 _MOST_MORE = 4
 _LIGHT = 0.003  # weight that a code begins with
@@ -83,14 +85,15 @@ class Reduced:
 
 
 def usual_starts(problem: DeepProblem) -> int:
-    """How many descents leave few local minima: more where there are more targets."""
+    """How many descents along each number of directions leave few local minima: more where there are more targets."""
     return max(_STARTS, _STARTS_PER_TARGET * problem.y.size)
 
 
-def reduced_solve(problem: DeepProblem, starts: int) -> Reduced:
-    """Solve the reduced problem of a problem whose n are the fractions p_c, at any tau, from so many random starts."""
+def reduced_solve(problem: DeepProblem, starts: int, few: bool = True) -> Reduced:
+    """Solve the reduced problem of a problem whose n are the fractions p_c, at any tau, from so many random laws along
+    every number of directions, or along all of them only."""
     reduction = Reduction(problem)
-    found = reduction.solve(starts)
+    found = reduction.solve(starts, few)
     return _with_mirror_images(found) if reduction.odd else found
 
 
@@ -150,11 +153,11 @@ class Reduction:
         self.problem, self.p = problem, problem.n / problem.n_samples
         self.root_p = np.sqrt(self.p)
         _, own, gain = prior_kernels(problem)
-        depth, scale = problem.depth, problem.scales[0]  # that of all layers
-        gains = np.array([own[0], *(scale * gain[1 : depth - 1] ** 2)])
-        self.gammas = np.cumprod(gains)  # of kappa_l
-        self.gamma = scale * float(self.gammas[-1])  # of the fields of the last layer
-        self.spread = math.sqrt(scale * own[depth - 2])
+        scales = np.array(problem.scales)
+        gains = np.array([own[0], *(scales[:-1] * gain[1:-1] ** 2)])
+        self.gammas = np.cumprod(gains / problem.ratios[:-1])  # of kappa_l
+        self.gamma = float(scales[-1] * self.gammas[-1])  # of the fields of the last layer
+        self.spread = math.sqrt(scales[-1] * own[-2])
         self.middle = 0.5 * (problem.phi.infimum + problem.phi.supremum)
         # Of odd phi (a, h) and (-a, -h) are equally good: one of both stands for them, with half the weight each.
         self.odd = problem.phi.parity == "odd"
@@ -165,6 +168,11 @@ class Reduction:
         """Mean of phi at common fields h, its derivative, and variance."""
         check_time()
         return noisy_means(self.problem.phi, h, self.spread**2)
+
+    @cached_property
+    def means(self) -> Means:
+        """Tables of the first two of `mean`."""
+        return Means(self)
 
     def root_field(self, h: FloatArray) -> FloatArray:
         """w (..., n, C)."""
@@ -213,7 +221,7 @@ class Reduction:
         found = self.conditions(np.vstack([u, moved]), chart)
         return np.asarray((found[1:] - found[0]).T / step)
 
-    def solve(self, starts: int) -> Reduced:
+    def solve(self, starts: int, few: bool) -> Reduced:
         """Descents of the cost of a law of codes, the lowest first, polished by least squares until one is a solution.
 
         R is concave in X and codes may span few directions, so that several sets of codes may satisfy all conditions.
@@ -221,7 +229,7 @@ class Reduction:
         words, weight = saturated_weights(self.problem)
         if self.odd:  # the mirror image of word i is word -1 - i
             words, weight = words[: len(words) // 2], 2.0 * weight[: len(weight) // 2]
-        ends, found = descents(self, words, weight, starts), list[tuple[Reduced, FloatArray]]()
+        ends, found = descents(self, words, weight, starts, few), list[tuple[Reduced, FloatArray]]()
         if not ends:
             raise NotCovered("no descent led to codes that make the targets: the reduced problem was not solved")
         least = ends[0].cost
@@ -234,7 +242,7 @@ class Reduction:
                 if not (len(others) and result.excess > _HIGHER):
                     break
                 field, shares = np.vstack([result.field, others[:1]]), np.append(result.weight.clip(LEAST), _LIGHT)
-                again = descend(self, field, shares, SHARP)
+                again = descend(self, field, shares)
                 if again is None or again.cost >= -result.objective - _HIGHER:
                     break
                 least = min(least, again.cost)
@@ -338,7 +346,7 @@ class Reduction:
         for one in field:
             mean = self.mean(np.vstack([known, one[None], -one[None]]))[0]
             apart = np.abs(mean[:-2, None] - mean[-2 : None if self.odd else -1]).max(axis=2)
-            if apart.min() > SAME * (phi.supremum - phi.infimum):
+            if apart.min() > 0.2 * SAME * (phi.supremum - phi.infimum):
                 known = np.vstack([known, one[None]])
         return known[size:]
 

@@ -24,6 +24,7 @@ __all__ = [
     "Rule",
     "SampleCurvature",
     "Setting",
+    "TooFine",
     "UnstableCode",
     "above",
     "activation_range",
@@ -40,6 +41,10 @@ _CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
 
 class NotCovered(ValueError):
     """The integrals of this layer are outside of what the quadrature covers; the text says which."""
+
+
+class TooFine(NotCovered):
+    """The quadrature takes more nodes here than it may have."""
 
 
 class UnstableCode(NotCovered):

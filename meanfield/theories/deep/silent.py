@@ -23,7 +23,8 @@ from scipy.optimize import minimize, nnls
 from scipy.special import log_ndtr, logsumexp
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.branches import Way, coding_and_starts, polish, prior_branch
+from meanfield.theories.deep.branches import Way, polish, prior_branch
+from meanfield.theories.deep.coding import coding_and_starts
 from meanfield.theories.deep.newton import Found
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.start import prior_kernels

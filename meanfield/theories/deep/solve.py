@@ -17,15 +17,13 @@ from meanfield.theories.deep.branches import (
     ONE_WAY,
     NoBranch,
     Way,
-    coarse_starts,
-    coding_and_starts,
-    coding_branch,
     frozen_branch,
     polish,
     prior_branch,
     refined,
 )
 from meanfield.theories.deep.certificate import Branch, CodeCut, DeepCertificate, OrderError, SecondOrder
+from meanfield.theories.deep.coding import coarse_starts, coding_and_starts, coding_branch
 from meanfield.theories.deep.coverage import refuses, refuses_shares
 from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_words
 from meanfield.theories.deep.fold import Fold, uncoded_at

@@ -16,6 +16,7 @@ from meanfield.theories.deep.free_words import FreeLaw, free_law
 from meanfield.theories.deep.products import MeanMoments
 from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.rules import Detail, NotCovered, Setting, code_words, threshold
+from meanfield.theories.deep.single_samples import sample_means
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.theories.deep.words import OfWord, WordLaw
 from meanfield.validation import FloatArray, IntArray
@@ -44,7 +45,6 @@ _UNSEEN = 1e-9  # share of the lightest nodes together, which are taken to have 
 _FAINT = 1e-8  # share of a node whose cell is not split
 _DRAWN = 2000  # neurons
 _ROUNDING = 1e-8  # of the largest kernel or conjugate, of a class of target 0
-_NOISE = np.linspace(-6.5, 6.5, 131)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,15 +285,18 @@ def _apart(system: System, order: Order, layer: int, detail: Detail, words: Floa
     heavy = np.argsort(-detail.share)
     heavy = heavy[: np.searchsorted(np.cumsum(detail.share[heavy]), 1.0 - _UNSEEN) + 1]
     heavy = heavy[detail.share[heavy] > _NOTHING]
+    first, place = over.node_orbits(detail.beta[heavy])  # what they have is the same of all nodes of one orbit
+    each = np.zeros(len(first))
     try:
-        for start in range(0, len(heavy), _LOOKED_AT):
-            rows = heavy[start : start + _LOOKED_AT]
-            for c in range(len(system.problem.n)):
-                joint, mean = over.class_means(setting, detail.beta[rows], c)
+        for start in range(0, len(first), _LOOKED_AT):
+            part = slice(start, start + _LOOKED_AT)
+            rows = heavy[first[part]]
+            for c, (joint, mean) in enumerate(over.class_means(setting, detail.beta[rows], range(len(setting.d)))):
                 on = np.array([word[c] == "1" for word in words[rows]])
-                found[rows] += np.where((mean > threshold(system.problem.phi)) != on[:, None], joint, 0.0).sum(axis=1)
+                each[part] += np.where((mean > threshold(system.problem.phi)) != on[:, None], joint, 0.0).sum(axis=1)
     except NotCovered:
         return np.ones(len(words))
+    found[heavy] = each[place]
     return found
 
 
@@ -304,10 +307,7 @@ def _drawn_apart(system: System, setting: Setting, layer: int, detail: Detail, w
     b, h, row = system.layers[layer].drawn(setting, pick, rng)
     mean = np.empty_like(b)
     for c in range(b.shape[1]):
-        x = h[:, c, None] + math.sqrt(setting.d[c]) * _NOISE
-        exponent = b[:, c, None] * phi(x) + 0.5 * setting.delta[c] * phi(x) ** 2 - 0.5 * _NOISE**2
-        weight = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-        mean[:, c] = (weight * phi(x)).sum(axis=1) / weight.sum(axis=1)
+        mean[:, c] = sample_means(phi, b[:, c], h[:, c], float(setting.d[c]), float(setting.delta[c]))
     own, found = words[pick[row]], np.ones(len(words))
     apart = code_words(phi, mean) != own
     for word in set(own.tolist()):
@@ -329,44 +329,39 @@ def _beside(detail: Detail, words: FloatArray) -> FloatArray:
     return found
 
 
-def mean_kurtosis(system: System, order: Order, layer: int) -> tuple[FloatArray, FloatArray]:
-    """Twice (C, C), kurtosis over neurons of the difference and of the sum of the means of phi over the samples of two
-    classes; on the diagonal NaN, and that of the mean of a class. Nodes of the layer are those of `layer_nodes`, which
-    has to come first."""
-    setting, n = system.setting(order, layer), system.problem.n
+def mean_kurtosis(system: System, order: Order, layer: int, members: Members, counts: FloatArray) -> FloatArray:
+    """(C, C) kurtosis over neurons of the difference of the means of phi over the samples of two classes of the task,
+    which are `members` of the system's and have so many samples (C,); NaN on the diagonal. Nodes of the layer are those
+    of `layer_nodes`, which has to come first."""
+    setting, over = system.setting(order, layer), system.layers[layer]
+    moments = np.zeros((5, 5, len(counts), len(counts)))
     if system.exchanged:
-        apart = mean_powers(system.layers[layer], setting)[:, :, None, None] * (1.0 - np.eye(len(n)))
-        apart[0, 0] = 1.0
-        return _kurtosis(apart, n, -1.0), _kurtosis(apart, n, 1.0)
-    products, over = MeanMoments(len(n)), system.layers[layer]
-    shares: list[tuple[float, str | None]] = [(1.0, None)]
-    if system.codes and layer == system.problem.depth - 1:
-        assert system.fractions is not None
-        shares = [(share, word) for orbit, share in zip(system.members, system.given) for word in orbit]
-    moments = np.zeros((5, 5, len(n), len(n)))
-    for share, word in shares:
-        total = over.totals(setting, products, word).plain
-        moments += share / total[products.one] * total[products.powers]
-    return _kurtosis(moments, n, -1.0), _kurtosis(moments, n, 1.0)
+        powers = {pair: mean_powers(over, setting, *pair) for pair in set(itertools.product(counts.tolist(), repeat=2))}
+        for i, j in itertools.permutations(range(len(counts)), 2):
+            alike = int(members.index[i] == members.index[j])
+            moments[:, :, i, j] = powers[float(counts[i]), float(counts[j])][alike]
+    else:
+        products = MeanMoments(members.index, counts)
+        shares: list[tuple[float, str | None]] = [(1.0, None)]
+        if system.codes and layer == system.problem.depth - 1:
+            assert system.fractions is not None
+            shares = [(share, word) for orbit, share in zip(system.members, system.given) for word in orbit]
+        for share, word in shares:
+            total = over.totals(setting, products, word).plain
+            moments += share / total[products.one] * total[products.powers]
+    return _kurtosis(moments, counts, members.signs)
 
 
-def _kurtosis(moments: FloatArray, n: FloatArray, sign: float) -> FloatArray:
-    """(C, C) of S_c / n_c + sign S_e / n_e, from <S_c^i S_e^j> (5, 5, C, C) of different classes."""
+def _kurtosis(moments: FloatArray, n: FloatArray, signs: FloatArray) -> FloatArray:
+    """(C, C) of S_i / n_i - S_j / n_j, from <S_i^k S_j^l> (5, 5, C, C) before S_j takes its sign relative to S_i."""
     power = np.arange(5)
     moments = moments / (n[:, None] ** power[:, None, None, None] * n ** power[:, None, None])
-    if sign > 0.0:  # a class and itself: twice its mean
-        other = (np.arange(len(n)) + 1) % len(n)
-        own = np.arange(len(n))
-        for k in range(5):
-            moments[k, :, own, own] = 0.0
-            moments[k, 0, own, own] = moments[k, 0, own, other]
-    # Of the sum, about 0 and then about its mean.
-    about = [sum(math.comb(k, j) * sign**j * moments[k - j, j] for j in range(k + 1)) for k in range(5)]
+    # About 0 and then about its mean.
+    about = [sum(math.comb(k, j) * (-signs) ** j * moments[k - j, j] for j in range(k + 1)) for k in range(5)]
     mean = about[1]
     second = about[2] - mean**2
     fourth = about[4] - 4.0 * mean * about[3] + 6.0 * mean**2 * about[2] - 3.0 * mean**4
-    if sign < 0.0:
-        np.fill_diagonal(second, np.nan)
+    np.fill_diagonal(second, np.nan)
     return np.asarray(fourth / second**2)
 
 

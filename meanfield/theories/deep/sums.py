@@ -65,7 +65,7 @@ class Sums:
             used += int(width.sum())
         self.means = np.empty((used, columns))  # of row r of a table at shared field j in row place[r] + j
         for place, rows, table in zip(self.place, needed, tables):
-            table.means(rows, products.curvature, products.samples, place, self.means)
+            table.means(rows, products.curvature, products.samples, products.sums, place, self.means)
 
     def per_node(self, start: IntArray, weight: FloatArray, terms: FloatArray, top: float, depth: float) -> FloatArray:
         """(N, products) of the nodes whose terms (N, alpha) these are, in units of exp(top)."""

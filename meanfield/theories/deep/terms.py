@@ -25,15 +25,17 @@ _ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those aro
 _ROUNDED = 1e-9  # of the standard deviation of b under the prior, by which bounds are wider than their nodes
 _EDGE, _LIGHT = 2.0, 0.8  # nats that ends may be heavier than the lightest node; share from which missed ones are light
 _WIDE = 4  # of the plane of two shared fields one node in so many along each axis is looked at first
+_FEW_PAIRS = 30_000  # values of two shared fields, up to which their lattice grows on all sides at once
 _ROUGH, _PAIRS_ROUGH = 6.0, 3.0  # nats that terms are uncertain by where shared fields are looked at here and there
 
 
 class Narrow(Exception):
-    """The lattice of the shared field does not cover its weight; `heavy`: nodes may have been missed."""
+    """The lattice of the shared field does not cover its weight; `heavy`: nodes may have been missed. `sides` (2, 2):
+    where one of two, of many nodes, does not."""
 
-    def __init__(self, heavy: bool) -> None:
+    def __init__(self, heavy: bool, sides: BoolArray | None) -> None:
         super().__init__()
-        self.heavy = heavy
+        self.heavy, self.sides = heavy, sides
 
 
 @dataclass(eq=False)
@@ -83,11 +85,13 @@ class LayerTerms(LayerNodes):
             table.prepare(start[view.fields.kind == c].ravel())
         if view.fields.plane is not None:
             return self._plane_terms(view, view.fields.plane, outer, start, weight)
-        spend(_PER_TERM * len(self.n) * float(len(beta)) * len(view.fields.alpha))
+        looked_at = 0
         if view.table(0).sparse:
             begin, end = self._window(view, outer, start, weight)
+            looked_at = len(view.table(0).coarse)
         else:
             begin, end = np.zeros(len(beta), dtype=np.int64), np.full(len(beta), len(view.fields.alpha))
+        spend(_PER_TERM * len(self.n) * float((end - begin + looked_at).sum()))
         total = prior_terms(outer, view.fields.log_alpha, begin, end)
         for c in range(len(self.n)):
             add_log(start[c], weight[c], view.table(c).log_v, begin, end, total)
@@ -156,17 +160,21 @@ class LayerTerms(LayerNodes):
         Narrow
             If more than a negligible part of it is at an end of the lattice of the shared field.
         """
-        found, ends, kept = [], -math.inf, []
+        rims = view.fields.rims
+        found, ends, kept = [], np.full(len(rims), -math.inf), []
         for terms in self._blocks(view, beta):
             found.append(_log_sum(terms))
-            ends = max(ends, float(terms[:, view.fields.rim].max()))
+            ends = np.maximum(ends, [terms[:, rim].max() for rim in rims])
             kept.append(terms)
             if len(beta) > len(terms):
                 kept.clear()
         weight = np.concatenate(found)
         ends -= float(weight.max())
-        if len(view.fields.alpha) > 1 and ends > _EDGE - self.rule.depth:
-            raise Narrow(ends > -_LIGHT * self.rule.depth)
+        beyond = ends > _EDGE - self.rule.depth
+        if len(view.fields.alpha) > 1 and beyond.any():
+            many = view.fields.plane is not None and len(view.fields.alpha) > _FEW_PAIRS
+            sides = beyond.reshape(2, 2) if many else None
+            raise Narrow(bool(ends.max() > -_LIGHT * self.rule.depth), sides)
         return weight, kept
 
     def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from meanfield.archive import Arrays, Header
 from meanfield.numerics.limits import check_time
-from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.registry import Options, check_theory
 from meanfield.posterior.swept import Swept
 from meanfield.problem.class_task import ClassTask
@@ -63,13 +63,22 @@ class DeepTheory:
         return _solved(problem, progress, warm_start, rtol, None if given is None else _normalised(given))
 
     def frozen(self, posterior: DeepPosterior, fractions: object) -> DeepPosterior:
-        """`DeepPosterior.frozen`; planted starts of more than three classes are too far from some solutions."""
+        """`DeepPosterior.frozen`, from planted codes, and where one is lost on the way, that may be stable at the end,
+        from the posterior."""
         from meanfield.theories.deep.system import LATTICE_CLASSES, kinds_of
 
-        given = dict(posterior._named_fractions(fractions))
+        given = _normalised(dict(posterior._named_fractions(fractions)))
         problem = Problem(posterior.network, posterior.task, posterior.tau)
-        start = posterior if kinds_of(posterior.task.targets) > LATTICE_CLASSES else None
-        found = _solved(problem, False, start, None, _normalised(given))
+        if kinds_of(posterior.task.targets) > LATTICE_CLASSES:  # planted starts are too far from some solutions
+            found = _solved(problem, False, posterior, None, given)
+        else:
+            try:
+                found = _solved(problem, False, None, None, given)
+            except UnstableFractions as error:
+                try:
+                    found = _solved(problem, False, posterior, None, given)
+                except ConvergenceError:
+                    raise error from None
         if found.status != "optimal":
             raise ConvergenceError(f"no certified solution at these fractions of the codes: {found.message}.", found)
         return found

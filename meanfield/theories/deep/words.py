@@ -17,7 +17,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import correlate1d
 from scipy.sparse import csr_matrix
-from scipy.special import eval_hermitenorm, ndtr
+from scipy.special import betainc, eval_hermitenorm, ndtr
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.fields import shared_field, shared_plane
@@ -28,6 +28,7 @@ from meanfield.validation import FloatArray, IntArray
 __all__ = ["OfWord", "WordLaw"]
 
 _REACH, _LOOK = 7.5, (10.0, 20.0, 40.0)  # standard deviations of own fields, of alpha where its weight is looked for
+_NEGLIGIBLE, _TRIED = 0.3, 9  # what the tilt moves own fields by, in units of theirs; places in a window of alpha
 _ROUGH, _DEPTH = 0.3, 17.0  # spacing of alpha there, and how many nats of its weight are kept
 _STEP = 0.35  # spacing of alpha in units of what it must resolve
 _CROSSING = 2e-3  # part of the area of the plane in one cell, where two classes may be cut at once
@@ -42,6 +43,7 @@ _MOST, _MOST_AT_ONCE = 12_000_000, 600_000  # nodes times alpha; alpha
 _MOST_VALUES = 20_000_000  # of tables: nodes times values of h
 _MOST_SUMMED = 1_000_000_000  # terms of sums over own fields: nodes times values of h times taps
 _AT_ONCE = 400_000  # nodes times alpha, or times values of h, in temporary arrays
+_IN_CELL = (-0.4, -0.2, 0.0, 0.2, 0.4)  # where a cell is looked at, along its sides together
 _CERTAIN = 1e-13  # variance of phi, whose higher moments are rounding
 _FAR = 30.0  # standard deviations
 _NOTHING = 1e-30  # part of the neurons of a node
@@ -79,7 +81,8 @@ class WordLaw:
     """The law of words at nodes beta (N, r) of a layer with fields h.
 
     With `counts` (C,) neurons are active by the mean of phi over so many samples of a class, which given both fields
-    has mean g_b, variance g_bb / n_c, and what its skewness and kurtosis change to order 1 / n_c (`_not_normal`).
+    has mean g_b, variance g_bb / n_c, and what its skewness and kurtosis change to order 1 / n_c (`_not_normal`); of a
+    phi of two values it is binomial.
 
     Raises
     ------
@@ -101,6 +104,7 @@ class WordLaw:
         size = np.sqrt(np.diag(setting.covariance))
         self.size = np.maximum(size, _NO_FIELD * size.max())
         self.shared, self.width = shared, np.maximum(np.sqrt(np.maximum(own, 0.0)), _BROAD * self.size)
+        self.ends: tuple[FloatArray, FloatArray] | None = None  # the windows of alpha
         for look in _LOOK:
             self.low, self.high = self._windows(look)
             box = self.low.min(axis=0), self.high.max(axis=0)
@@ -109,6 +113,7 @@ class WordLaw:
         else:
             raise NotCovered("fields that classes share are far from those of the prior")
         self.width = np.maximum(np.sqrt(np.maximum(own, 0.0)), _NARROWEST * self.size)
+        self.ends = self.low, self.high
         self._lattice(box, self._steps(box))
 
     # ---- lattices --------------------------------------------------------------------------------
@@ -143,7 +148,13 @@ class WordLaw:
         by = np.asarray(np.abs(self.shared[c]) * cell, dtype=float)
         blurred = min(max(_OWN * width, _OF_CELL * float(by.max())), width)
         step = min(blurred, _FINE * float(self.size[c]), _STEP / math.sqrt(max(float(self.stiff[c]), 1e-300)))
-        taps = math.ceil(_REACH * width / step)
+        reach = self._reach(c, width, m)
+        # What own fields were summed over is read by cubics, where it may rise by many powers of e from place to place.
+        finer = math.ceil(2.0 * (float(np.ptp(m)) + 2.0 * reach) / step), math.ceil(2.0 * reach / step)
+        small = finer[0] <= _AT_ONCE // 2 and 4 * len(self.b) * finer[0] <= _MOST_VALUES
+        if self.ends is not None and small and 8 * len(self.b) * math.prod(finer) <= _MOST_SUMMED:
+            step *= 0.5 if float(self.n[c]) * self._slope(c) * step > 1.0 else 1.0
+        taps = math.ceil(reach / step)
         low, count = float(m.min()) - 2.0 * step, math.ceil(float(np.ptp(m)) / step) + 5
         length = count + 2 * taps
         if length > _AT_ONCE or len(self.b) * length > _MOST_VALUES or len(self.b) * length * taps > _MOST_SUMMED:
@@ -159,6 +170,32 @@ class WordLaw:
         cubic = [-x * (x - 1) * (x - 2) / 6, (x + 1) * (x - 1) * (x - 2) / 2, -(x + 1) * x * (x - 2) / 2,
                  (x + 1) * x * (x - 1) / 6]  # fmt: skip
         return _Line(h, _stencils(first - 1 + taps, np.hstack(cubic), length), gauss / gauss.sum(), by)
+
+    def _reach(self, c: int, width: float, m: FloatArray) -> float:
+        """How far own fields of a class are from 0, tilted by exp(n g(b, m + own)), for fields m at which alpha is.
+
+        Before windows of alpha are known no further than where the tilt by n g outweighs the Gaussian; then by the
+        tables of g, at some m of the window of every node.
+        """
+        h, g = self._sites[c][:2]
+        n, variance, least = float(self.n[c]), width**2, _REACH * width
+        most = min(n * variance * self._slope(c), math.sqrt(2.0 * n * variance * float(np.ptp(g, axis=0).max())))
+        if self.ends is None or most < _NEGLIGIBLE * width:
+            return least + most
+        ends = [self.shared[c] * end for end in self.ends]
+        low, high = np.minimum(*ends).sum(axis=1), np.maximum(*ends).sum(axis=1)
+        found = 0.0
+        for part in np.linspace(0.0, 1.0, _TRIED):
+            own = h[:, None] - (low + part * (high - low))
+            log = n * g - 0.5 * own**2 / variance
+            near = log > log.max(axis=0) - 0.5 * _REACH**2
+            found = max(found, float(np.abs(own[near]).max()))
+        return min(max(least, found + float(h[1] - h[0])), least + most)
+
+    def _slope(self, c: int) -> float:
+        """Largest |g_h| of a class, at the nodes."""
+        h, g = self._sites[c][:2]
+        return float(np.abs(np.diff(g, axis=0)).max()) / float(h[1] - h[0])
 
     def _windows(self, look: float) -> tuple[FloatArray, FloatArray]:
         """Where the weight of alpha is, at every node, from (N, k) to: looked for on a rough lattice."""
@@ -227,6 +264,8 @@ class WordLaw:
         lift = np.zeros_like(mean)
         if self.counts is None:
             on = above(excess, steep * across, steep * along)
+        elif _of_two_values(self.phi):
+            on, lift = _of_values(self.phi, mean, float(self.counts[c]), steep * (across + along))
         else:
             spread = np.sqrt(np.maximum(variance, 0.0) / self.counts[c])
             on, lift = beyond(excess, spread, steep * across, steep * along)
@@ -316,6 +355,24 @@ def _not_normal(x: FloatArray, skew: FloatArray, heavy: FloatArray, count: float
     above = odd * he[2] + even * he[3] + square * he[5]
     first = odd * (he[3] + 3.0 * he[1]) + even * (he[4] + 4.0 * he[2]) + square * (he[6] + 6.0 * he[4])
     return gauss * above, gauss * first
+
+
+def _of_two_values(phi: Activation) -> bool:
+    return phi.pieces is not None and len(phi.pieces.intercepts) == 2 and not any(phi.pieces.slopes)
+
+
+def _of_values(phi: Activation, mean: FloatArray, count: float, change: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """What `beyond` gives for the mean of `count` values of a phi that has two: binomial, and inactive at the midpoint;
+    where their own mean changes by so much over a cell."""
+    low, high = activation_range(phi)
+    most = math.floor((threshold(phi) - low) / (high - low) * count)
+    p, on, first = (mean - low) / (high - low), np.zeros_like(mean), np.zeros_like(mean)
+    for part in _IN_CELL:
+        q = np.clip(p + part * change / (high - low), 0.0, 1.0)
+        some = betainc(most + 1.0, count - most, q)
+        on += some / len(_IN_CELL)
+        first += (q * (betainc(float(most), count - most, q) if most > 0 else 1.0) - q * some) / len(_IN_CELL)
+    return on, (high - low) * first
 
 
 def _tables(

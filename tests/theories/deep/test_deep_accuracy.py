@@ -5,7 +5,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.posterior.status import Status
-from meanfield.theories.deep.branches import coding_branch
+from meanfield.theories.deep.coding import coding_branch
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, Rule
 from meanfield.theories.deep.solve import solve_deep

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.theories.deep.branches import coding_branch
 from meanfield.theories.deep.certificate import SecondOrder
+from meanfield.theories.deep.coding import coding_branch
 from meanfield.theories.deep.fields import shared_field
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import linear_order

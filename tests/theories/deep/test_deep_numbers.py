@@ -200,7 +200,7 @@ def test_layers_of_different_width_and_scale():
 
 def test_layers_of_different_width_and_scale_elsewhere():
     """Written to files and read back; refused in words by what does not know them."""
-    network, task = layered("sigmoid"), mf.class_task(targets=[1, -1], n_samples=100)
+    network = layered("sigmoid")
     assert mf.Network.from_dict(network.to_dict()) == network
     assert mf.Network("sigmoid", 3).uniform
     assert "layer_sigmas" not in mf.Network("sigmoid", 3).to_dict()
@@ -208,7 +208,6 @@ def test_layers_of_different_width_and_scale_elsewhere():
         lambda: mf.equations(layered("linear"), mf.data_task(np.eye(4), np.ones((4, 1)))),
         lambda: mf.solve(layered("linear"), mf.data_task(np.eye(4), np.ones((4, 1)))),
         lambda: mf.solve(layered("tanh", scaling="lazy"), mf.data_task(np.eye(4), np.ones((4, 1))), 0.1),
-        lambda: mf.solve(layered("sigmoid", readout_exponent=1 / 3), task.with_(n_samples=math.inf)),
     ):
         with pytest.raises(ValueError, match="width"):
             act()

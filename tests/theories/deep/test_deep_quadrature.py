@@ -9,8 +9,9 @@ import pytest
 import meanfield as mf
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.deep import class_tables, fold, layer, start
-from meanfield.theories.deep.branches import NoBranch, coding_branch, prior_branch
+from meanfield.theories.deep.branches import NoBranch, prior_branch
 from meanfield.theories.deep.charts import Axis
+from meanfield.theories.deep.coding import coding_branch
 from meanfield.theories.deep.fields import fields_of
 from meanfield.theories.deep.fold import uncoded_at
 from meanfield.theories.deep.readout import readout_minimum

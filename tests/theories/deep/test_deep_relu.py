@@ -303,7 +303,7 @@ def test_the_tail_of_the_bulk_is_not_held_against_outliers(limit):
 def test_what_has_no_answer_is_refused(limit, tmp_path):
     for network, task, word in (
         (TWO, TASK.with_(n_samples=math.inf), "finite n_samples"),
-        (TWO, mf.class_task(n_classes=4, n_samples=400), "up to 3 classes"),
+        (TWO, mf.class_task(n_classes=7, n_samples=700), "up to 6 dimensions.*need 8"),
     ):
         with pytest.raises(ValueError, match=word):
             mf.solve(network, task, 0.05)

@@ -9,7 +9,7 @@ import pytest
 import meanfield as mf
 from meanfield.numerics.limits import OutOfTime, time_limit
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.deep import branches, upwards
+from meanfield.theories.deep import branches, coding, upwards
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.limit_start import first_conjugate, has_limit, limit_order
 from meanfield.theories.deep.newton import admissible, newton
@@ -133,7 +133,7 @@ def test_a_kernel_without_any_positive_part_is_no_step():
 
 
 def test_the_search_for_codes_ends_in_words(monkeypatch):
-    monkeypatch.setattr(branches, "_WORK", 1e7)
+    monkeypatch.setattr(coding, "_WORK", 1e7)
     task = mf.class_task(targets=[1.0, -1.0], n_samples=100)
     with pytest.raises(ConvergenceError, match="codes were not found in the work that is allowed"):
         mf.solve(mf.Network("sigmoid", 3), task, 0.01)
@@ -212,7 +212,7 @@ def test_two_classes_on_three_layers_start_from_kernels_that_codes_ask_for():
     """What they share in the middle layer's kernel is .21, of the prior .27; from 30 samples upwards the same."""
     network = mf.Network("sigmoid", 3, readout_exponent=1.0 / 3.0)
     problem, _ = problem_of(network, mf.class_task(targets=[1, -1], n_samples=1e6), 0.1)
-    system, found = branches.coarse_starts(problem)[0]()
+    system, found = coding.coarse_starts(problem)[0]()
     assert found.residual <= 5e-5
     system, found = branches.polish(system, found, 1e-8, None)
     assert found.residual <= 1e-8

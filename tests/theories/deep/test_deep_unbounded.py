@@ -202,6 +202,15 @@ def test_a_class_whose_target_is_zero(phi, free_energy):
     assert max(two_class_violations(phi, post).values()) < 1e-7
 
 
+def test_many_samples_are_reached_from_fewer():
+    """With softplus and a class of target 0 no start leads to the solution at 300 samples: it is followed from 150."""
+    task = mf.class_task(targets=[1, 0], n_samples=300)
+    post = solved("softplus", task=task)
+    assert post.status == "optimal"
+    assert [outlier.label for outlier in post.outliers] == ["1-0"]
+    assert max(two_class_violations(mf.activation("softplus"), post).values()) < 1e-7
+
+
 def test_even_phi_condenses_as_a_rectifier():
     """|z| is lowest at its kink: classes that are not driven stay there. Maxima come in pairs h, -h."""
     phi = mf.Activation(sp.Abs(Z), Z)

@@ -10,7 +10,7 @@ from scipy.stats import norm, qmc
 
 import meanfield as mf
 from meanfield.theories.deep import exchange_nodes
-from meanfield.theories.deep.branches import coding_branch
+from meanfield.theories.deep.coding import coding_branch
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.exchange import ExchangeLayer
 from meanfield.theories.deep.exchange_neurons import class_law, drawn, mean_powers
@@ -80,7 +80,7 @@ def test_sectors_are_what_waves_sum_to(monkeypatch):
         shares = [law.weight.sum(axis=(2, 3)) / law.weight.sum(), [orbit.share for orbit in layer.orbits(given)]]
         neurons = drawn(layer, given, 40, np.random.default_rng(0))
         found.append([
-            averages.log_z, averages.kernel, averages.tilde, averages.curvature, *shares, mean_powers(layer, given),
+            averages.log_z, averages.kernel, averages.tilde, averages.curvature, *shares, mean_powers(layer, given)[0],
             *neurons,
         ])  # fmt: skip
     for waves, sectors in zip(*found):
@@ -185,15 +185,24 @@ def test_neurons_of_five_classes(two, layer):
 
 
 def test_kurtosis_is_that_of_one_lattice():
-    """Three classes, which `Layer` takes as well."""
+    """Three classes, which `Layer` takes as well; of two parts of a class and of parts of two, by their sizes."""
     given, n = setting(3, (0.12, -0.035), (0.06, 0.23), 0.08, -0.4), np.full(3, 25.0)
-    layer, products = Layer(SIGMOID, n, FINE), MeanMoments(3)
+    layer, own = Layer(SIGMOID, n, FINE), ExchangeLayer(SIGMOID, n, FINE)
     layer.evaluate(given)
-    total = layer.totals(given, products).plain
-    expected = (total / total[products.one])[products.powers[:, :, 0, 1]]
-    found = mean_powers(ExchangeLayer(SIGMOID, n, FINE), given)
+
+    def expected(index, counts, i, j):
+        products = MeanMoments(np.array(index), np.array(counts))
+        total = layer.totals(given, products).plain
+        return (total / total[products.one])[products.powers[:, :, i, j]]
+
+    pieces = [0, 0, 1, 1, 2], [8.0, 17.0, 25.0, 8.0, 17.0]
+    whole, parts = mean_powers(own, given), mean_powers(own, given, 8.0, 17.0)
     some = np.add.outer(np.arange(5), np.arange(5)) <= 4
-    np.testing.assert_allclose(found[some], expected[some], rtol=1e-8)
+    for found, right in (
+        (whole[0], expected([0, 1, 2], n, 0, 1)), (parts[0], expected(*pieces, 0, 4)),
+        (parts[1], expected(*pieces, 0, 1)), (parts[0].T, expected(*pieces, 4, 3)),
+    ):  # fmt: skip
+        np.testing.assert_allclose(found[some], right[some], rtol=1e-8)
 
 
 def test_saved_and_loaded(two, tmp_path):

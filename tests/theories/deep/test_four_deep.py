@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.theories.deep import branches, patched
+from meanfield.theories.deep import coding, patched
 from meanfield.theories.deep.newton import _agreeing
 from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.peaks import Peaks, fitted
@@ -84,11 +84,8 @@ def test_three_classes_by_ascent(monkeypatch):
     """Where no planted start leads to the solution the ascent does, and one lattice certifies it."""
     task = mf.class_task([0.5, 0.3, 0.2], targets=[[1.0], [-0.4], [-1.0]], n_samples=120)
     expected = solve_deep(TWO, task, 0.1, competitors=False)
-
-    def lost(*given):
-        raise NotCovered("the planted start leads nowhere")
-
-    monkeypatch.setattr(branches, "_from_plant", lost)
+    ascent = tuple(start for start in coding.STARTS if start.name == "an ascent along the conjugates")
+    monkeypatch.setattr(coding, "STARTS", ascent)
     found = solve_deep(TWO, task, 0.1, competitors=False)
     assert found.status == "optimal"
     assert found.certificate.order_error < 1e-8
@@ -104,7 +101,7 @@ def test_two_outputs_on_three_layers(monkeypatch):
     targets = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.3], [0.2, -0.8]]
     task = mf.class_task([0.4, 0.3, 0.2, 0.1], targets=targets, n_samples=150)
     problem, _ = problem_of(THREE, task, 0.1)
-    system, found = branches._from_response(problem, None)
+    system, found = coding._from_response(problem, None)
     assert found.residual < 5e-5
     top, t = found.averages.top[0], system.unpack(found.x).t
     outputs = (top.kernel @ (problem.n[:, None] * t) + top.d[:, None] * t) / 150.0 + 0.1 * t

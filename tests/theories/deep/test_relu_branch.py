@@ -12,7 +12,7 @@ from meanfield.theories.deep.relu.average import COARSE, FINE, bulk
 from meanfield.theories.deep.relu.bare import BareSystem, every_word
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.reduction import relu_problem
-from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting, factor, two_factors
+from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting, factor, several_factors
 
 NETWORK = mf.Network("relu", 2, sigma_w=0.8)
 TASK = mf.class_task(targets=[[1.0, 0.64], [0.64, 1.0]], n_samples=287)
@@ -122,7 +122,10 @@ def test_one_and_two_shared_fields_are_the_same_integral():
     setting = ReluSetting(root, np.array([120.0, 140.0, 100.0]), np.array([0.3, 0.28, 0.25]), np.zeros(3), covariance)
     one = bulk(setting, FINE, np.zeros((0, 2)), True)
     two = replace(setting)
-    two.__dict__["shared"] = two_factors(covariance)
+    u, spread = factor(covariance)
+    alone = 0.3 * spread  # one more field, that has this part of what is each class's own
+    more = np.array([1.0, 0.0, 0.0]) * np.sqrt(alone)
+    two.__dict__["shared"] = np.column_stack([u, more]), spread - more**2
     other = bulk(two, FINE, np.zeros((0, 2)), True)
     for name in ("log_z", "b_b", "bb", "h_h", "hh", "beta_b", "beta_beta"):
         np.testing.assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-7, atol=1e-9)
@@ -133,7 +136,7 @@ def test_three_classes_have_two_shared_fields_where_they_do_not_have_one():
     covariance = 0.16 + 0.01 * np.outer(v, v) + 1e-4 * np.eye(3)
     with pytest.raises(BulkDiverges):
         factor(covariance)
-    u, spread = two_factors(covariance)
+    u, spread = several_factors(covariance)
     np.testing.assert_allclose(u @ u.T + np.diag(spread), covariance, atol=1e-15)
     assert spread.min() > 0.0
 

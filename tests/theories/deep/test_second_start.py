@@ -5,7 +5,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.theories.deep import solve
-from meanfield.theories.deep.branches import coding_and_starts
+from meanfield.theories.deep.coding import coding_and_starts
 from meanfield.theories.deep.fold import uncoded_at
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import NotCovered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,12 +20,12 @@ from meanfield.validation import FloatArray
 
 __all__ = [
     "CHECK", "CHECK_WIDE", "COARSE", "FINE", "FINE_WIDE", "ROUGH", "WALL", "BulkSlopes", "ReluAverages", "ReluRule",
-    "averages_of", "bulk", "bulk_slopes", "slab",
+    "averages_of", "bulk", "bulk_slopes", "ends_of", "slab",
 ]  # fmt: skip
 
 WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
-_REACH = {0: 0, 1: 4000, 2: 700, 3: 200}
-_FIRST_REACH = {0: 0, 1: 125, 2: 90, 3: 100}
+_REACH = {0: 0, 1: 4000, 2: 700, 3: 200, 4: 150, 5: 100, 6: 60}
+_FIRST_REACH = {0: 0, 1: 125, 2: 90, 3: 100, 4: 40, 5: 40, 6: 30}
 _FIELDLESS_REACH = 200_000  # the same where there are no fields h, and no tables
 _INSIDE = 0.8  # of that reach: where the bulk ends at the latest at finite N
 _MOST_NODES = 4_000_000, 40_000_000  # on the way, and on fine lattices
@@ -40,6 +41,8 @@ _ON_THE_WAY = 20.0  # ln of the weight up to which lattices are cut there
 _MOST_SITES = 1_000_000_000  # numbers of the tables of sites, of which few are touched
 _BLUR = 1e-3  # of d / n: smallest variance of a class field on rough lattices
 _NEAR = 10.0  # distance from which second moments weigh a mode more than the middle: lattices are cut later for it
+_ALIKE = 1e-11  # relative difference of classes that count as exchangeable
+_CENTRED, _WIDER = 6, 1.35  # dimensions from which lattices have centres, and how much wider they are
 _UNNOTICED = 1e-5  # gain of a direction that rough lattices leave out
 
 
@@ -116,7 +119,7 @@ class BulkSlopes(NamedTuple):
 def bulk_slopes(setting: ReluSetting, rule: ReluRule, walls: FloatArray) -> BulkSlopes:
     """Derivatives of what `bulk` returns at N = infinity, the end of the bulk as it is."""
     remote = distant(setting, walls, rule.cut)
-    ends = _ends(setting, rule, walls, True)
+    ends = ends_of(setting, rule, walls, True)
     found = _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, remote, True)[1]
     assert found is not None
     return found
@@ -133,7 +136,7 @@ def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> 
     With `far` (N = infinity) they only give the directions in which it is ended at `rule.far`. Outliers beyond the
     lattice end it inside: what is lost differs from rule to rule, so that the certificate sees it.
     """
-    q, ends = setting.root.shape[1], _ends(setting, rule, walls, far)
+    q, ends = setting.root.shape[1], ends_of(setting, rule, walls, far)
     remote = distant(setting, walls, rule.cut) if far else None
     if rule != ROUGH:
         return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, remote)[0]
@@ -149,7 +152,7 @@ def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> 
     return found._replace(beta_b=axes @ found.beta_b, beta_beta=axes @ found.beta_beta @ axes.T + rest)
 
 
-def _ends(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> FloatArray:
+def ends_of(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> FloatArray:
     """(o, q + 2) direction, position and width of the end of the bulk along each outlier."""
     q = setting.root.shape[1]
     walls = walls[np.linalg.norm(walls, axis=1) > 0.0]
@@ -197,6 +200,50 @@ def _average(
     u, spread = setting.shared
     if rule == ROUGH and u.shape[1]:  # what single samples blur anyway
         spread = np.maximum(spread, _BLUR * setting.d / setting.n)
+    parts = [
+        _on_lattice(setting, origin, root, u, spread, ends, one, remote, slopes)
+        for one in _lattices(rule, q + u.shape[1])
+    ]
+    share = np.exp([part.log_z - parts[0].log_z for part in parts])
+    log_z = parts[0].log_z + math.log(share.mean())
+    share /= share.sum()
+    value = np.asarray(sum(one * part.value for one, part in zip(share, parts)))
+    found = _divided(value, n_classes, q, log_z, sum(part.nodes for part in parts))
+    if not slopes:
+        return found, None
+    changes, u, p = sum(one * part.changes for one, part in zip(share, parts)), parts[0].u, u.shape[1]
+    at = np.cumsum([0, n_classes * q, n_classes * p, n_classes if p else 0, n_classes, n_classes])
+    return found, BulkSlopes(u, spread, *(changes[i:j] - changes[i:j, :1] * value for i, j in pairwise(at)))
+
+
+def _lattices(rule: ReluRule, dimensions: int) -> list[ReluRule]:
+    """The lattice of nodes; in many dimensions that of the centres of cubes and their corners, as two.
+
+    The first vectors of its dual are sqrt(2) times as long as those of a cubic lattice of the same spacing, which may
+    be wider: nodes are 2 / 1.35^6 = 1/3 as many in six dimensions. The tables keep their steps.
+    """
+    if dimensions < _CENTRED:
+        return [rule]
+    wide = rule._replace(beta=_WIDER * rule.beta, alpha=_WIDER * rule.alpha, table=rule.table / _WIDER)
+    return [wide, wide._replace(shift=wide.shift + 0.5)]
+
+
+class _Sums(NamedTuple):
+    """Averages on a lattice, as one row, and their derivatives, of which <.> <weight> is not taken off; the shared
+    fields as the lattice has them."""
+
+    value: FloatArray
+    changes: FloatArray
+    log_z: float
+    nodes: int
+    u: FloatArray
+
+
+def _on_lattice(
+    setting: ReluSetting, origin: FloatArray, root: FloatArray, u: FloatArray, spread: FloatArray, ends: FloatArray,
+    rule: ReluRule, remote: tuple[FloatArray, FloatArray] | None, slopes: bool,
+) -> _Sums:  # fmt: skip
+    n_classes, q = root.shape
     u, lines = _axes(setting, u, spread, rule)
     kind = _kinds(setting, origin, root, u, spread)
     p = u.shape[1]
@@ -209,6 +256,7 @@ def _average(
     seeds = np.zeros((0, q + p))
     if remote is not None and len(remote[0]):
         seeds = np.hstack([remote[0], remote[1] @ setting.inverse @ u]) if p else np.ascontiguousarray(remote[0])
+    before, images = _exchanged(setting, origin, root, u, spread, ends, seeds)
     farthest, numbers = _REACH[q] if p else _FIELDLESS_REACH, np.array(rule)
     numbers[-2] += 2.0 * math.log(max(1.0, float(np.linalg.norm(seeds[:, :q], axis=1).max(initial=0.0)) / _NEAR))
     while True:
@@ -219,8 +267,8 @@ def _average(
         total, log_z, status, counts = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta,
             setting.phi.numbers, u, spread, lines, kind, reach, np.array([half_b, half_m, half_h]),
-            _centres(setting, spread, lines, kind, half_b, seeds, remote, rule), ends, seeds, numbers, most,
-            changes, stop_word(),
+            _centres(setting, spread, lines, kind, half_b, seeds, remote, rule), ends, seeds, before, numbers,
+            most, changes, stop_word(),
         )  # fmt: skip
         nodes = int(counts[0])
         spend(_CALL + n_classes * nodes * _NODE[slopes] + int(counts[1]) * _CELL[slopes])
@@ -242,13 +290,8 @@ def _average(
     if status in (1, 4):
         raise BulkDiverges("the bulk reaches the edge of the lattice.")
     setting.sizes[rule, q] = reach, half_m, half_h
-    value = total / total[0]
-    found = _divided(value, n_classes, q, log_z, nodes)
-    if not slopes:
-        return found, None
-    changes /= total[0]
-    at = np.cumsum([0, n_classes * q, n_classes * p, n_classes if p else 0, n_classes, n_classes])
-    return found, BulkSlopes(u, spread, *(changes[i:j] - changes[i:j, :1] * value for i, j in pairwise(at)))
+    changes = _symmetrised_slopes(changes, images, q, p) / total[0]
+    return _Sums(_symmetrised(total, images, q) / total[0], changes, log_z, nodes, u)
 
 
 def _divided(value: FloatArray, n_classes: int, q: int, log_z: float, nodes: int) -> ReluAverages:
@@ -334,3 +377,77 @@ def _kinds(
             known.append(row)
         kind[c] = same[0] if same else len(known) - 1
     return kind
+
+
+def _exchanged(
+    setting: ReluSetting, origin: FloatArray, root: FloatArray, u: FloatArray, spread: FloatArray, ends: FloatArray,
+    seeds: FloatArray,
+) -> tuple[NDArray[np.int64], list[tuple[int, ...]]]:  # fmt: skip
+    """For each conjugate field the one before it with which it may be exchanged, or -1, where there is one of each
+    class; and the permutations of classes, and of their fields, which this makes.
+
+    Classes may be exchanged whose fields have one law: alike in what is theirs and in the roots.
+    """
+    n_classes, q = root.shape
+    before = np.full(q, -1, dtype=np.int64)
+    if q != n_classes or len(seeds):
+        return before, [tuple(range(n_classes))]
+    own = np.column_stack([setting.n, setting.d, setting.delta, spread, origin, u])
+    near = _ALIKE * np.abs(own).max(axis=0)
+    apart = _ALIKE * float(np.abs(root).max())
+    blocks: list[list[int]] = []
+    for c in range(n_classes):
+        for block in blocks:
+            swap = np.arange(n_classes)
+            swap[[block[-1], c]] = c, block[-1]
+            turned = ends.copy()
+            turned[:, :q] = ends[:, swap]
+            if (
+                (np.abs(own[swap] - own) <= near).all()
+                and np.abs(root[np.ix_(swap, swap)] - root).max() <= apart
+                and (np.abs(turned[:, None] - ends).max(axis=2, initial=0.0) <= _ALIKE).any(axis=1).all()
+            ):
+                before[c] = block[-1]
+                block.append(c)
+                break
+        else:
+            blocks.append([c])
+    images = []
+    for parts in itertools.product(*(itertools.permutations(block) for block in blocks)):
+        image = np.arange(n_classes)
+        for block, part in zip(blocks, parts):
+            image[block] = part
+        images.append(tuple(int(c) for c in image))
+    return before, images
+
+
+def _symmetrised(value: FloatArray, images: list[tuple[int, ...]], q: int) -> FloatArray:
+    """Sums of `flood` (..., k) as their mean over permutations of the classes and their fields."""
+    if len(images) == 1:
+        return value
+    return np.asarray(np.mean([value[..., _places(image, q)] for image in images], axis=0))
+
+
+def _symmetrised_slopes(changes: FloatArray, images: list[tuple[int, ...]], q: int, p: int) -> FloatArray:
+    """The same of their derivatives, whose rows are permuted, too."""
+    if len(images) == 1 or not len(changes):
+        return changes
+    total = np.zeros_like(changes)
+    for image in images:
+        classes, rows, start = np.array(image), [], 0
+        for fields in (q, p, *((1, 1, 1) if p else (1, 1))):
+            index = start + np.arange(len(image) * fields).reshape(len(image), fields)[classes]
+            rows.append((index[:, classes] if fields == q else index).ravel())
+            start += len(image) * fields
+        total += changes[np.concatenate(rows)][:, _places(image, q)]
+    return total / len(images)
+
+
+def _places(image: tuple[int, ...], q: int) -> NDArray[np.int64]:
+    """Where each of the sums of `flood` is found in those of permuted classes."""
+    n_classes, classes, found, start = len(image), np.array(image), [np.zeros(1, dtype=np.int64)], 1
+    for rows, columns in [(1, n_classes), (n_classes, n_classes)] * 2 + [(1, n_classes), (q, n_classes), (q, q)]:
+        index = start + np.arange(rows * columns).reshape(rows, columns)
+        found.append((index[np.ix_(classes, classes)] if rows > 1 else index[:, classes]).ravel())
+        start += rows * columns
+    return np.concatenate(found)

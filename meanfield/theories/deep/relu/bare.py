@@ -14,12 +14,12 @@ import numpy as np
 
 from meanfield.theories.deep.relu.average import ReluRule
 from meanfield.theories.deep.relu.coordinates import ReluOrder, add_blocks, directions, packed, packed_changes
-from meanfield.theories.deep.relu.outlier import above
+from meanfield.theories.deep.relu.outlier import above, exist
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["BareSystem", "every_word"]
+__all__ = ["BareSystem", "bare_of", "every_word"]
 
 _MOST_GAIN = 1.002  # of what does not condense
 _MOST_COMMON = 0.9999  # of the code of all classes, which never condenses: its bulk is Gaussian
@@ -136,3 +136,16 @@ class BareSystem:
                 unit[at : at + len(basis)] = np.abs(self.problem.y).max()
             at += len(basis)
         return float(np.abs(r / unit).max())
+
+
+def bare_of(system: ReluSystem, order: ReluOrder) -> tuple[BareSystem, FloatArray]:
+    """The same with all codes that can condense, of which those with a length are outliers."""
+    words, depth = every_word(len(system.problem.n)), system.problem.depth
+    all_of = system.problem.nothing(len(words))
+    present = np.zeros((depth, len(words)), dtype=bool)
+    for layer in range(depth):
+        for word, beta, kept in zip(system.words, order.outliers(layer), exist(order.outliers(layer))):
+            all_of.outliers(layer)[words.index(word)] = beta
+            present[layer, words.index(word)] = kept
+    bare = BareSystem(system.problem, words, present)
+    return bare, bare.pack(replace(order, lower=all_of.lower, top=all_of.top))

@@ -23,7 +23,7 @@ from meanfield.theories.deep.relu.system import ReluProblem
 from meanfield.theories.deep.relu.walk import BranchLost, Point, Report, Walk
 from meanfield.validation import FloatArray
 
-__all__ = ["BranchLost", "Course", "followed"]
+__all__ = ["BranchLost", "Course", "followed", "grown"]
 
 _MODERATE, _MODERATE_CLASS = 220.0, 60.0  # samples, and of the smallest class, at which targets are scaled
 _FIRST_GAIN = 0.7
@@ -85,7 +85,7 @@ def followed(problem: ReluProblem, report: Report) -> Course:
     way = _targets(first, 0.0, report)
     before = spent()
     last, forwards = _walked(way, *_lazy(first, report), turns)
-    ends = [_grown(problem, last, report)]
+    ends = [grown(problem, last.system, last.x, report)]
     if turns.found:
         searched = _crossed(turns.found, samples)
     else:
@@ -96,7 +96,7 @@ def followed(problem: ReluProblem, report: Report) -> Course:
     try:
         others = _beyond(first, last, forwards, turns, report, spent() + work)
         for other in others:
-            ends.append(_grown(problem, other, report))
+            ends.append(grown(problem, other.system, other.x, report))
         if others:
             searched = _crossed(turns.found, samples)
     except (BranchLost, TooMuchWork) as error:
@@ -136,14 +136,20 @@ def _walked(way: Walk, system: BareSystem, x: FloatArray, mu: float, turns: _Tur
     return last, direction
 
 
-def _grown(problem: ReluProblem, point: Point, report: Report) -> tuple[BareSystem, FloatArray]:
-    """The solution at the problem's own number of samples, from that at another."""
-    samples = point.system.problem.n_samples
+def grown(problem: ReluProblem, system: BareSystem, x: FloatArray, report: Report) -> tuple[BareSystem, FloatArray]:
+    """The solution at the problem's own number of samples, from that at another.
+
+    Raises
+    ------
+    BranchLost
+    """
+    samples = system.problem.n_samples
     if samples < problem.n_samples:
         end = math.log(problem.n_samples)
         way = Walk(lambda mu: problem.at(math.exp(mu)), end, report, lambda mu: f"{math.exp(mu):.4g} samples")
-        point, _ = _walked(way, point.system, point.x, math.log(samples), _Turns())
-    return point.system.moved(problem), point.x
+        point, _ = _walked(way, system, x, math.log(samples), _Turns())
+        system, x = point.system, point.x
+    return system.moved(problem), x
 
 
 def _beyond(

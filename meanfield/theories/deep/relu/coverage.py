@@ -11,11 +11,14 @@ from meanfield.posterior.registry import Elsewhere
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.relu.nonlinearity import nonlinearity_of
+from meanfield.theories.deep.system import DeepProblem
 
 __all__ = ["covers", "refuses"]
 
-_MOST_CLASSES = 3
+_SAME = 1e-12  # relative difference of sizes and Gram matrices that are equal
+_MOST_DIMENSIONS = 6  # of a lattice, where there are more than three classes
 
 
 def covers(phi: Activation) -> bool:
@@ -31,10 +34,33 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
         return Elsewhere("the network is lazy")
     if math.isinf(task.n_samples):
         return "deep networks of rectifiers are solved at a finite n_samples"
-    targets = np.unique(task.targets, axis=0)
-    if len(targets) > _MOST_CLASSES:
+    problem, _ = problem_of(network, task, tau)
+    n_classes = len(problem.n)
+    outputs, shared = int(np.linalg.matrix_rank(problem.y, tol=1e-12 * np.abs(problem.y).max())), _shared(problem)
+    fields = outputs if network.depth == 2 else max(outputs, n_classes)
+    needed = max(n_classes, fields + shared)
+    if n_classes > 3 and needed > _MOST_DIMENSIONS:
         return (
-            f"deep networks of rectifiers are solved for up to {_MOST_CLASSES} classes of different targets, got "
-            f"{len(targets)}"
+            f"deep networks of rectifiers are integrated on lattices of up to {_MOST_DIMENSIONS} dimensions, and these "
+            f"{n_classes} classes of different targets need {needed} ({fields} conjugate fields, {shared} that classes "
+            "share): up to 4 classes of any targets and sizes, 5 on two layers with up to three outputs, and 5 "
+            "exchangeable ones are covered"
         )
     return None
+
+
+def _shared(problem: DeepProblem) -> int:
+    """Fields that the classes of a layer share (`setting.several_factors`); those that may be exchanged are a block."""
+    gram, n, blocks = problem.y @ problem.y.T, problem.n, list[list[int]]()
+    for c in range(len(n)):
+        for block in blocks:
+            swap = np.arange(len(n))
+            swap[[block[-1], c]] = c, block[-1]
+            apart = np.abs(gram[np.ix_(swap, swap)] - gram).max()
+            if apart <= _SAME * np.abs(gram).max() and abs(n[c] - n[block[-1]]) <= _SAME * n[c]:
+                block.append(c)
+                break
+        else:
+            blocks.append([c])
+    single = any(len(block) == 1 for block in blocks)
+    return {1: 1, 2: 1 if single else 2, 3: 2, 4: 2, 5: 3}.get(len(blocks), len(blocks) - 1)

@@ -1,17 +1,19 @@
-"""Neurons of a layer drawn from its bulk (Gibbs sampling of the fields) and its outliers."""
+"""Neurons of a layer drawn from its bulk, and their preactivations on single samples."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.special import log_ndtr, ndtri_exp
 
+from meanfield.theories.deep.relu.compiled.weights import weights
 from meanfield.theories.deep.relu.nonlinearity import Nonlinearity
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.validation import FloatArray
 
 __all__ = ["draw_bulk", "draw_site"]
 
-_SWEEPS = 200
+_SWEEPS, _FEWEST = 1000, 400  # of all chains; chains
+_SCALED, _STEPS = (0.1, 0.4, 1.2), (0.05, 0.2, 0.7)  # of ln of the length of all fields; of each
 _CELLS, _REACH = 1500, 8.0  # of a lattice of z, and its ends in standard deviations beyond the means
 
 
@@ -24,12 +26,9 @@ def draw_site(
     log_weight, found = [], []
     log_u = np.log(generator.random((len(b), size)))
     for r, sign in ((phi.slopes[1], 1.0), (phi.slopes[0], -1.0)):
-        narrow = d / (1.0 - delta * r * r * d)
-        mu = narrow * (r * b + h / d)
-        log_mass = log_ndtr(sign * mu / np.sqrt(narrow))
-        log_weight.append(0.5 * np.log(narrow / d) + 0.5 * mu**2 / narrow - 0.5 * h**2 / d + log_mass)
-        beyond = np.sqrt(narrow) * ndtri_exp(log_u + log_mass[:, None])
-        found.append(mu[:, None] - sign * beyond)
+        mu, narrow, log_mass, log_part = _half(b, h, d, delta, r, sign)
+        log_weight.append(log_mass)
+        found.append(mu[:, None] - sign * np.sqrt(narrow) * ndtri_exp(log_u + log_part[:, None]))
     on = 1.0 / (1.0 + np.exp(np.clip(log_weight[1] - log_weight[0], -700.0, 700.0)))
     above, below = np.maximum(found[0], 0.0), np.minimum(found[1], 0.0)
     return np.asarray(np.where(generator.random((len(b), size)) < on[:, None], above, below))
@@ -56,28 +55,83 @@ def _from_lattice(
     return found
 
 
-def draw_bulk(setting: ReluSetting, count: int, generator: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Whitened conjugate fields (count, q) and class fields (count, C) of neurons of the bulk.
+def draw_bulk(
+    setting: ReluSetting, walls: FloatArray, count: int, generator: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Whitened conjugate fields (count, q) and class fields (count, C) of neurons of the bulk, which `walls` (o, q + 2)
+    end (`ends_of`).
 
-    Every neuron is a chain of its own, started at rest: samples given the fields, fields given the samples. Numbers of
-    samples are rounded. The chains stay in the bulk: outliers are beyond a barrier that grows with N.
+    A population of chains with the exact weight of the fields, samples being integrated over. The bulk has a tail along
+    the rays of outliers, where phi is homogeneous: fields are scaled as a whole, and moved by differences of two other
+    chains, which have the shape of the bulk. (Chains of the samples given the fields, fields given the samples, take
+    thousands of sweeps to get there: after 200 of them <a^2> was half of what it is.)
     """
-    n_classes, q = setting.root.shape
-    n = np.maximum(np.round(setting.n), 1.0).astype(int)
-    beta, h = np.zeros((count, q)), np.zeros((count, n_classes))
-    fields = None  # precision of the fields, and its root
-    if setting.has_fields:
-        precision = np.linalg.inv(setting.inverse + np.diag(n / setting.d))
-        fields = precision, np.linalg.cholesky(precision)
+    bulk = _Bulk(setting, walls)
+    size = max(count + count % 2, _FEWEST)
+    x = generator.standard_normal((size, bulk.size))
+    log = bulk.log(x)
+    halves = np.array_split(generator.permutation(size), 2)
     for _ in range(_SWEEPS):
-        b = beta @ setting.root.T
-        total, first = np.empty((count, n_classes)), np.empty((count, n_classes))
-        for c in range(n_classes):
-            d, delta = float(setting.d[c]), float(setting.delta[c])
-            z = draw_site(setting.phi, b[:, c], h[:, c], d, delta, generator, int(n[c]))
-            total[:, c], first[:, c] = setting.phi(z).sum(axis=1), z.sum(axis=1)
-        beta = total @ setting.root + generator.standard_normal((count, q))
-        if fields is not None:
-            precision, root = fields
-            h = (first / setting.d) @ precision + generator.standard_normal((count, n_classes)) @ root.T
-    return beta, h
+        for own, others in (halves, halves[::-1]):
+            moved, factor = _proposed(x[own], x[others], generator)
+            new = bulk.log(moved)
+            taken = np.log(generator.random(len(own))) < new - log[own] + factor
+            x[own[taken]], log[own[taken]] = moved[taken], new[taken]
+    return bulk.fields(x[generator.permutation(size)[:count]])
+
+
+class _Bulk:
+    """Whitened fields x = (beta, eta) of neurons, and ln of their weight."""
+
+    def __init__(self, setting: ReluSetting, walls: FloatArray) -> None:
+        self.setting, self.walls, self.q = setting, walls, setting.root.shape[1]
+        value, vector = np.linalg.eigh(setting.covariance)
+        own = value > 1e-14 * max(float(value[-1]), 1e-300)
+        self.spread = vector[:, own] * np.sqrt(value[own])
+        self.size = self.q + self.spread.shape[1]
+
+    def fields(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """beta and h."""
+        return x[:, : self.q], x[:, self.q :] @ self.spread.T
+
+    def log(self, x: FloatArray) -> FloatArray:
+        s, (beta, h) = self.setting, self.fields(x)
+        b = beta @ s.root.T
+        found = -0.5 * (x**2).sum(axis=1)
+        for c, n in enumerate(s.n):
+            found += n * _log_mass(s.phi, b[:, c], h[:, c], float(s.d[c]), float(s.delta[c]))
+        for *direction, place, width in self.walls:
+            found += log_ndtr((place - beta @ np.array(direction)) / width)
+        return found
+
+
+def _proposed(x: FloatArray, others: FloatArray, generator: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Where chains may go, and ln of the factor that the chance to go there has."""
+    kind, (k, size) = generator.random(), x.shape
+    if kind < 0.4:
+        log = generator.choice(_SCALED) * generator.standard_normal(k)
+        return x * np.exp(log)[:, None], size * log
+    if kind < 0.8:
+        first, second = generator.integers(len(others), size=(2, k))
+        step = generator.choice([0.3, 1.0, 2.38 / np.sqrt(2.0 * size)])
+        return x + step * (others[first] - others[second]), np.zeros(k)
+    return x + generator.choice(_STEPS) * generator.standard_normal(x.shape), np.zeros(k)
+
+
+def _log_mass(phi: Nonlinearity, b: FloatArray, h: FloatArray, d: float, delta: float) -> FloatArray:
+    """g at pairs b, h (k,)."""
+    if phi.tabulated:
+        return np.asarray(weights(b, h, d, delta, phi.numbers))
+    found = [_half(b, h, d, delta, r, sign)[2] for r, sign in ((phi.slopes[1], 1.0), (phi.slopes[0], -1.0))]
+    return np.asarray(np.logaddexp(*found))
+
+
+def _half(
+    b: FloatArray, h: FloatArray, d: float, delta: float, r: float, sign: float
+) -> tuple[FloatArray, float, FloatArray, FloatArray]:
+    """Mean and variance of z on the side of 0 where phi has the slope r, were it so everywhere; ln of the weight of
+    that side, and of the part of the Gaussian there."""
+    narrow = d / (1.0 - delta * r * r * d)
+    mu = narrow * (r * b + h / d)
+    log_part = log_ndtr(sign * mu / np.sqrt(narrow))
+    return mu, narrow, 0.5 * np.log(narrow / d) + 0.5 * mu**2 / narrow - 0.5 * h**2 / d + log_part, log_part

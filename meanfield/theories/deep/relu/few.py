@@ -15,19 +15,39 @@ import numpy as np
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.deep.relu.average import COARSE, FINE
 from meanfield.theories.deep.relu.newton import newton
-from meanfield.theories.deep.relu.outlier import climbed, summits
+from meanfield.theories.deep.relu.outlier import classes_on, climbed, summits
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.system import ReluSystem
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["LEAST_SAMPLES", "START_SAMPLES", "fewer", "other_codes", "separated"]
+__all__ = [
+    "LEAST_SAMPLES", "START_SAMPLES", "fewer", "least_left_out", "not_separated", "other_codes", "separated",
+]  # fmt: skip
 
-LEAST_SAMPLES = 36  # of a class at N = infinity: below, 2^-n is not negligible
+LEAST_SAMPLES = 36  # that a code of the first layer leaves out at N = infinity: below, 2^-n is not negligible
 START_SAMPLES = 40  # of the smallest class, where the way to fewer begins
 _FIRST, _LONGEST, _SHORTEST = 0.05, 0.1, 2e-3  # steps of ln P
 _CLOSE, _TOLERANCE = 1e-6, 1e-9
 _MOST_CHANGE = 0.15  # of the unknowns in one step, in units of the largest of all: more is another branch
 _SAME_RAY = 0.99  # cosine of the angle between two directions that are
+
+
+def least_left_out(n: FloatArray, words: tuple[str, ...] | None = None, present: BoolArray | None = None) -> float:
+    """Fewest samples that one of the codes `present` (o,) of the first layer leaves out, n (C,) being the samples of
+    each class; without words: that the code of any one class does."""
+    if words is None:
+        return float(n.min() if len(n) == 1 else n.sum() - n.max())
+    kept = [classes_on(word) for word, one in zip(words, present if present is not None else ()) if one]
+    return min((float(n[~on].sum()) for on in kept), default=math.inf)
+
+
+def not_separated(left_out: float) -> str:
+    """Why there is no saddle at infinite width."""
+    return (
+        f"in deep networks of rectifiers bulk and outliers are separated at infinite width only from {LEAST_SAMPLES} "
+        "samples per class on (those of all classes on which a neuron of the first layer is silent together), got "
+        f"{left_out:.4g}; width= gives the saddle at a finite one."
+    )
 
 
 def fewer(

@@ -42,7 +42,7 @@ _LEAST = 1e-3  # of the largest activation of a layer: an outlier
 _SHORT = 0.05  # whitened length below which an outlier is none
 _ROUNDING = 1e-12
 _AT_KINK = 1e-9  # of the largest z
-_MATCHES = 4  # of second moments, each with one average
+_MATCHES, _MATCHED = 12, 0.02  # of second moments, each with one average; relative difference that is none
 _MOST_GAIN, _BELOW = 0.9995, 0.98  # of what is averaged, and what a larger one is reduced to
 _NEWTON, _ENDED = 30, 1e-4  # steps, and the residual on rough lattices
 _FLAT = 1e-4  # of the largest eigenvalue of a conjugate: what the others have at least
@@ -348,27 +348,39 @@ def _matched(full: ReluSystem, start: ReluOrder, present: BoolArray, order: Relu
     def curvature(kernel: FloatArray, d: FloatArray) -> FloatArray:
         return kernel * np.outer(n, n) + np.diag(n * d)
 
+    def turned(layer: int, w: FloatArray) -> ReluOrder:
+        root = full.setting(start, layer).root @ w
+        if layer == depth - 1:
+            return replace(start, t=start.t @ w)
+        tilde = start.tilde.copy()
+        tilde[layer] = root @ root.T
+        return replace(start, tilde=tilde)
+
     for layer in range(1, depth):
         top = layer == depth - 1
-        for match in range(0 if present[layer].any() else _MATCHES + 1):
-            setting = full.setting(start, layer)
-            gain = max(above(setting, word)[1].gain for word in words)
+        trial, nearest, way, part = start, math.inf, np.eye(full.setting(start, layer).root.shape[1]), 1.0
+        for _ in range(0 if present[layer].any() else _MATCHES):
+            setting = full.setting(trial, layer)
+            gain, root = max(above(setting, word)[1].gain for word in words), setting.root
+            apart = math.inf
             if gain < _MOST_GAIN:
-                if match == _MATCHES:
-                    break
-                found, root = full.layer(start, layer, ROUGH), setting.root
+                found = full.layer(trial, layer, ROUGH)
+                here = root.T @ curvature(found.b_b, found.bb) @ root
                 wanted = (
-                    start.t.T @ (n[:, None] * (problem.y - problem.tau * start.t))
+                    trial.t.T @ (n[:, None] * (problem.y - problem.tau * trial.t))
                     if top
                     else root.T @ curvature(order.kernel[layer], order.d[layer]) @ root
                 )
-                turned = _between(root.T @ curvature(found.b_b, found.bb) @ root, wanted)
+                apart = _apart(here, wanted)
+            if apart < nearest:
+                start, nearest, way, part = trial, apart, _between(here, wanted), min(1.0, 2.0 * part)
+                if apart < _MATCHED:
+                    break
+            elif math.isinf(nearest):  # begun beyond gain 1
+                start, way = trial, math.sqrt(_BELOW / gain) * np.eye(len(way))
             else:
-                turned = math.sqrt(_BELOW / gain) * np.eye(setting.root.shape[1])
-            if top:
-                start = replace(start, t=start.t @ turned)
-            else:
-                start.tilde[layer] = setting.root @ turned @ turned.T @ setting.root.T
+                part *= 0.5
+            trial = turned(layer, way if part == 1.0 else _power(way, part))
         if not top:
             found = full.layer(start, layer, ROUGH)
             start.kernel[layer], start.d[layer] = found.b_b, found.bb
@@ -378,15 +390,27 @@ def _matched(full: ReluSystem, start: ReluOrder, present: BoolArray, order: Relu
 
 def _between(here: FloatArray, wanted: FloatArray) -> FloatArray:
     """Symmetric W with W m(here) W = m(wanted), m(a) = 1 - (1 + a)^-1."""
+    root = _mapped(here, lambda value: np.sqrt(value / (1.0 + value)))
+    inverse = _mapped(here, lambda value: np.sqrt((1.0 + value) / value))
+    square = root @ _mapped(wanted, lambda value: value / (1.0 + value)) @ root
+    return inverse @ _mapped(square, np.sqrt) @ inverse
 
-    def mapped(a: FloatArray, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
-        value, vector = np.linalg.eigh(0.5 * (a + a.T))
-        return np.asarray((vector * function(np.maximum(value, _ROUNDING))) @ vector.T)
 
-    root = mapped(here, lambda value: np.sqrt(value / (1.0 + value)))
-    inverse = mapped(here, lambda value: np.sqrt((1.0 + value) / value))
-    square = root @ mapped(wanted, lambda value: value / (1.0 + value)) @ root
-    return inverse @ mapped(square, np.sqrt) @ inverse
+def _apart(here: FloatArray, wanted: FloatArray) -> float:
+    """How far two second moments are apart: the largest ln of their ratio along a direction."""
+    inverse = _mapped(wanted, lambda value: 1.0 / np.sqrt(value))
+    return float(np.abs(np.log(np.maximum(np.linalg.eigvalsh(inverse @ here @ inverse), _ROUNDING))).max())
+
+
+def _power(a: FloatArray, exponent: float) -> FloatArray:
+    """Power of a symmetric positive matrix."""
+    return _mapped(a, lambda value: np.asarray(value**exponent))
+
+
+def _mapped(a: FloatArray, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
+    """Function of a symmetric positive matrix."""
+    value, vector = np.linalg.eigh(0.5 * (a + a.T))
+    return np.asarray((vector * function(np.maximum(value, _ROUNDING))) @ vector.T)
 
 
 def _by_word(activation: FloatArray) -> dict[str, FloatArray]:

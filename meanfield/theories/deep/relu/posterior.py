@@ -171,8 +171,9 @@ class ReluPosterior(LayeredPosterior):
             raise ValueError(f"n = {n} neurons cannot hold {count} outliers and a bulk; ask for more neurons.")
         generator = new_generator("rng", rng)
         labels = np.repeat(np.arange(task.n_classes), sample_counts(task.fractions, samples_per_class))
-        setting, index, span = self._setting(layer)
-        beta, h = draw_bulk(setting, n - count, generator)
+        (system, order), (_, index, span) = self._system, self._reduced
+        setting = system.setting(order, layer)
+        beta, h = draw_bulk(setting, system.walls(order, layer), n - count, generator)
         b = beta @ setting.root.T
         b = np.vstack([b[:, index], math.sqrt(n) * s.outlier_field[layer][present]])
         # The class field of an outlier: at the kink h > 0 and z = 0, so that z = h - d g_h does not give it back.
@@ -214,12 +215,6 @@ class ReluPosterior(LayeredPosterior):
     def _first(self) -> IntArray:
         """The first class of each of different targets."""
         return np.unique(self._reduced[1], return_index=True)[1]
-
-    def _setting(self, layer: int) -> tuple[ReluSetting, IntArray, FloatArray]:
-        """Fields of a layer, for classes of different targets."""
-        _, index, span = self._reduced
-        system, order = self._system
-        return system.setting(order, layer), index, span
 
     # ---- printing, saving ------------------------------------------------------------------------
 

@@ -17,10 +17,14 @@ __all__ = ["relu_problem"]
 def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[ReluProblem, IntArray, FloatArray]:
     """The problem in numbers; which of its classes each class is; (m, q) orthonormal basis of the targets' span."""
     found, members = problem_of(network, task, tau)
-    _, size, right = np.linalg.svd(found.y, full_matrices=False)
+    left, size, right = np.linalg.svd(found.y, full_matrices=False)
     span = right[size > 1e-12 * size[0]].T
-    # Without loss of generality: the signs of the basis are those that make its largest entries positive.
-    span = span * np.sign(span[np.abs(span).argmax(axis=0), np.arange(span.shape[1])])
+    # Without loss of generality: the targets in this basis are their symmetric root, in which classes are exchanged as
+    # the outputs are (`average`); where they span less, its signs make its largest entries positive.
+    if span.shape[1] == len(found.y):
+        span = span @ left.T
+    else:
+        span = span * np.sign(span[np.abs(span).argmax(axis=0), np.arange(span.shape[1])])
     y = found.y @ span
     phi = nonlinearity_of(network.activation)
     if phi is None:

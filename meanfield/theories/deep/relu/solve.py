@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,11 +17,21 @@ from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.certificate import Branch, DeepCertificate, OrderError, SecondOrder
+from meanfield.theories.deep.relu.alike import can_be_alike, from_alike_classes
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance
 from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FARTHEST, FINE, ROUGH, ReluRule
-from meanfield.theories.deep.relu.branch import BranchLost, followed
+from meanfield.theories.deep.relu.bare import bare_of
+from meanfield.theories.deep.relu.branch import BranchLost, followed, grown
 from meanfield.theories.deep.relu.classes import arrays_of, order_of
-from meanfield.theories.deep.relu.few import LEAST_SAMPLES, START_SAMPLES, fewer, other_codes, separated
+from meanfield.theories.deep.relu.few import (
+    LEAST_SAMPLES,
+    START_SAMPLES,
+    fewer,
+    least_left_out,
+    not_separated,
+    other_codes,
+    separated,
+)
 from meanfield.theories.deep.relu.homotopy import from_linear
 from meanfield.theories.deep.relu.many_samples import MINIMA_IN_WORDS, from_many_samples, from_matched_moments
 from meanfield.theories.deep.relu.narrow import narrowed
@@ -34,17 +45,23 @@ from meanfield.theories.deep.relu.solution import ReluSolution
 from meanfield.theories.deep.relu.stability import order_errors, second_order
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
+from meanfield.theories.deep.symmetry import exchangeable
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["solve_relu"]
 
 _CONDENSED = 0.75  # part of the targets that the outliers carry, in the planted start
 _STEPS, _NEARER = 4, 0.75  # of Newton, and what they must reduce the residual to, or a start is given up
+_HOPED = 1e-5  # residual on coarse lattices
+_FEW_PLANTED = 75.0  # samples of the smallest class from which a planted solution is followed to more
 _MISSING = 1e-5  # gain beyond 1 of a code that is no outlier
 _TOLERANCE = 1e-9
 _ROUNDING = 1e-7  # of Ehat <= 0
 _WORK = 8e10  # that one way to a solution may take, where no max_seconds is given: about 80 CPU s
+_Way: TypeAlias = tuple[str, Callable[[], tuple[list[tuple[ReluSystem, FloatArray]], str]]]
 _WARM = "the warm start"
+_CHAINS = "one outlier per class and layer"
+_MOST_UNLIKE = 3  # classes up to which others are tried before those that begin with classes made alike
 _BESIDE = 1.5e10  # work that one way may take where a warm start led to a solution
 _ONE = 1e-5  # of Phi on coarse lattices: the same
 _SAME = 1e-7  # of Phi: two solutions that are one
@@ -84,13 +101,13 @@ def solve_relu(
         If no start leads to a solution, or the samples of a class are too few for N = infinity.
     """
     problem, index, span = relu_problem(network, task, tau)
+    falls = problem.phi.rectifies and problem.phi.slopes[0] == 0.0
     least = float(problem.n.min())
-    few = problem.phi.rectifies and problem.phi.slopes[0] == 0.0 and least < LEAST_SAMPLES
-    if few and width is None:
-        raise ConvergenceError(
-            "in deep networks of rectifiers bulk and outliers are separated at infinite width only from "
-            f"{LEAST_SAMPLES} samples per class on, got {least:.4g}; width= gives the saddle at a finite one."
-        )
+    if width is None:
+        left_out = least_left_out(problem.n)
+        if falls and left_out < LEAST_SAMPLES:
+            raise ConvergenceError(not_separated(left_out))
+    few = falls and width is not None and least < LEAST_SAMPLES
     steps = iter(range(10**9))
 
     def report(size: float) -> None:
@@ -100,6 +117,10 @@ def solve_relu(
     enough = START_SAMPLES / least * problem.n_samples
     limit = _limit(problem.at(enough) if few else problem, None if few else warm_start, index, span, report)
     system, x, rule = limit.system, limit.x, limit.rule
+    if width is None and falls:
+        left_out = least_left_out(problem.n, system.words, exist(system.unpack(x).outliers(0)))
+        if left_out < LEAST_SAMPLES:
+            raise ConvergenceError(not_separated(left_out))
     curvature = SecondOrder()
     searched: tuple[str, ...] = (limit.searched,)
     if not few:
@@ -196,15 +217,24 @@ def _limit(
     ConvergenceError
     """
     lost, fallback = [], None
-    ways: list[tuple[str, Callable[[], tuple[list[tuple[ReluSystem, FloatArray]], str]]]] = []
+    ways: list[_Way] = []
     if problem.phi.rectifies:
         ways = [
-            ("one outlier per class and layer", lambda: ([_planted(problem)], _NOT_COMPARED)),
+            (_CHAINS, lambda: ([_planted(problem)], _NOT_COMPARED)),
             ("the branch from a network that hardly learns", lambda: _along(problem, report)),
         ]
+        if problem.n.min() > _FEW_PLANTED:
+            ways.append(
+                (
+                    "one outlier per class and layer, at fewer samples first",
+                    lambda: (_planted_at_fewer(problem, report), _NOT_COMPARED),
+                )
+            )
         if not problem.phi.tabulated and problem.phi.slopes == (0.0, 1.0):
             first = problem.n.min() >= _MANY
             ways.insert(0 if first else 2, ("the saddle of many samples", lambda: _many(problem, report)))
+        if can_be_alike(problem):
+            ways = _with_alike(problem, ways, ("classes that are made alike", lambda: _from_alike(problem, report)))
     else:
         ways = [("the branch from a linear network", lambda: ([from_linear(problem, report)], _NOT_COMPARED))]
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
@@ -256,7 +286,7 @@ def _solved(
 ) -> tuple[_Found | None, str]:
     """The solution that Newton reaches from a start, which may be a known one, or why there is none."""
     x, size, jacobian = _hopeful(system, x, report)
-    if size > 1e-5:
+    if size > _HOPED:
         return None, f"Newton ended at a residual of {size:.1e}"
     phi = system.free_energy(x, COARSE) if known else math.nan
     for one in known:
@@ -311,6 +341,34 @@ def _planted(problem: ReluProblem) -> tuple[ReluSystem, FloatArray]:
     )
     system = ReluSystem(problem, words)
     return system, system.pack(chain_start(problem, words, _CONDENSED))
+
+
+def _with_alike(problem: ReluProblem, ways: list[_Way], way: _Way) -> list[_Way]:
+    """With the way from classes that are made alike: in the place of chains of more than three unlike classes, whose
+    averages are slow; behind them where only sizes differ; else the last."""
+    names = [name for name, _ in ways]
+    at = names.index(_CHAINS)
+    if len(problem.n) > _MOST_UNLIKE:
+        return [way, *ways[:at], *ways[at + 1 :]]
+    at = at + 1 if exchangeable(np.ones(len(problem.n)), problem.y) else len(ways)
+    return [*ways[:at], way, *ways[at:]]
+
+
+def _from_alike(
+    problem: ReluProblem, report: Callable[[float], None]
+) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:
+    """A solution on the way from exchangeable classes."""
+    return [from_alike_classes(problem, _planted, report)], _NOT_COMPARED
+
+
+def _planted_at_fewer(problem: ReluProblem, report: Callable[[float], None]) -> list[tuple[ReluSystem, FloatArray]]:
+    """The planted solution at fewer samples, where the start is nearer to it, followed to their number."""
+    system, x = _planted(problem.at(_FEW_PLANTED * problem.n_samples / float(problem.n.min())))
+    x, size, _ = _hopeful(system, x, report)
+    if size > _HOPED:
+        raise BranchLost(f"Newton ended at a residual of {size:.1e}")
+    bare, x = grown(problem, *bare_of(system, system.unpack(x)), report)
+    return [bare.with_kernels(bare.order(x, ROUGH))]
 
 
 def _along(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:

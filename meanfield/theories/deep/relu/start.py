@@ -15,7 +15,7 @@ from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.validation import FloatArray
 
-__all__ = ["chain_start", "prior_kernels", "prior_variances"]
+__all__ = ["chain_start", "prior_kernels", "prior_variances", "rescaled"]
 
 _ROUNDS = 6
 _CLIMB = 40
@@ -76,6 +76,16 @@ def chain_start(problem: ReluProblem, words: tuple[str, ...], condensed_part: fl
             lower[layer, o] = root @ _shown(problem, word, lengths[:, layer])
     top = np.array([math.sqrt(s) * t.T @ _shown(problem, word, lengths[:, -1]) for word in words]).reshape(-1, q)
     return _critical(problem, words, ReluOrder(kernel[:-1], d[:-1], tilde, delta, t, lower, top), lengths)
+
+
+def rescaled(system: ReluSystem, order: ReluOrder, lengths: FloatArray, n: FloatArray) -> ReluOrder:
+    """Order parameters of a solution for other sizes n (C,) of the classes, on the way to those of the system: n k~ and
+    n t^2 as they were, then scaled until Ehat = 0 on outliers of squared activations `lengths` (C, L)."""
+    size = np.sqrt(system.problem.n / n)
+    order = replace(order, tilde=order.tilde / np.outer(size, size), t=order.t / size[:, None])
+    for layer in range(system.problem.depth):
+        order = _scaled(system, order, layer, lengths)
+    return order
 
 
 def _critical(problem: ReluProblem, words: tuple[str, ...], order: ReluOrder, lengths: FloatArray) -> ReluOrder:

@@ -15,7 +15,7 @@ import numpy as np
 
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.layer_scales import LayerScales
-from meanfield.theories.deep.relu.average import FINE, FINE_WIDE, ReluAverages, ReluRule, bulk, slab
+from meanfield.theories.deep.relu.average import FINE, FINE_WIDE, ReluAverages, ReluRule, bulk, ends_of, slab
 from meanfield.theories.deep.relu.coordinates import Block, ReluOrder, add_blocks, directions, packed, packed_changes
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, Nonlinearity
 from meanfield.theories.deep.relu.outlier import condensed, exist
@@ -221,6 +221,13 @@ class ReluSystem:
         if len(self._memory) > _KEPT:
             self._memory.popitem(last=False)
         return found
+
+    def walls(self, order: ReluOrder, layer: int) -> FloatArray:
+        """(o, q + 2) ends of the bulk of a layer, those of the lattices of solutions."""
+        setting, outliers, width = self.setting(order, layer), order.outliers(layer), self.problem.width_of(layer)
+        if math.isinf(width):
+            return ends_of(setting, FINE, outliers, True)
+        return ends_of(setting, FINE, math.sqrt(width) * outliers[exist(outliers)], False)
 
     def _limit(self, setting: ReluSetting, outliers: FloatArray, rule: ReluRule) -> Layered:
         inner = bulk(setting, rule, outliers, True)

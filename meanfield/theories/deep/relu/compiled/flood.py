@@ -60,9 +60,26 @@ def _outer(field, q, walls):
 
 
 @jit
+def _images(place, before, ranks):
+    """How many images a node has under permutations of conjugate fields; 0 where another image stands for it."""
+    number = 1.0
+    for k in range(before.size):
+        other = before[k]
+        ranks[0, k], ranks[1, k] = 1.0, 1.0
+        if other >= 0:
+            if place[k] > place[other]:
+                return 0.0
+            ranks[0, k] += ranks[0, other]
+            if place[k] == place[other]:
+                ranks[1, k] += ranks[1, other]
+        number *= ranks[0, k] / ranks[1, k]
+    return number
+
+
+@jit
 def flood(
-    origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, centres, walls, seeds, rule, most, slopes,
-    stop,
+    origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, centres, walls, seeds, before, rule, most,
+    slopes, stop,
 ):  # fmt: skip
     """Averages of all classes over gamma and alpha.
 
@@ -88,6 +105,9 @@ def flood(
         Smooth cuts: direction, position and width of each.
     seeds : (k, q + p) array
         Fields from which the flood begins, too, where the weight there is not negligible.
+    before : (q,) integer array
+        For each conjugate field one before it with which it may be exchanged (and the classes with them), or -1. Of the
+        images of a node under these permutations one is visited, with the weight of all; sums are not symmetrised.
     rule : (8,) array
         `average.ReluRule`.
     most : int
@@ -151,7 +171,7 @@ def flood(
     total = np.zeros(base + q * n_classes + q * q)
     local, changed = np.zeros(base), np.zeros((N_LOCAL * n_classes if sloped else 0, base))
     field, shared = np.zeros(dims), np.zeros(n_classes)
-    place = np.zeros(dims, dtype=np.int64)
+    place, ranks = np.zeros(dims, dtype=np.int64), np.empty((2, q))
     value, one = np.zeros((n_classes, depth)), np.zeros(N_SLOPES)
     weights_b, b = np.ones((n_classes, _POINTS if q > 1 else 1)), np.zeros(n_classes)
     weights_m, base_b = np.ones(_POINTS if p > 1 else 1), np.zeros(n_classes, dtype=np.int64)
@@ -207,12 +227,16 @@ def flood(
         for k in range(dims):
             place[k] = rest // stride[k] - edge[k]
             rest = rest % stride[k]
+        images = _images(place, before, ranks)
+        if images == 0.0 and not climbing:
+            continue
+        for k in range(dims):
             field[k] = (place[k] + shift) * (step if k < q else lines[k - q])
             if k < q and place[k] != last[k]:
                 last[k], moved = place[k], True
         if moved:
             run += 1
-            outer = _outer(field, q, walls)
+            outer = _outer(field, q, walls) + math.log(images) if images > 0.0 else -math.inf
             for c in range(n_classes):
                 b[c] = origin[c]
                 for k in range(q):
