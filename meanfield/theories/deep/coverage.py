@@ -13,7 +13,7 @@ from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.symmetry import exchangeable
-from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, fields_of, kinds_of
+from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, fields_on_lattices, kinds_of
 from meanfield.validation import FloatArray
 
 __all__ = ["refuses", "refuses_few", "refuses_shares"]
@@ -70,11 +70,11 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
     elif network.depth > 2 and kinds > _DEEP_CLASSES:
         return (
             "deep nonlinear networks of more than two hidden layers are solved for up to "
-            f"{_DEEP_CLASSES} classes of different targets, got {kinds}: no start was found that leads to a solution "
-            f"of more; one-hot classes of one size are solved up to {MOST_ALIKE}, two hidden layers up to "
+            f"{_DEEP_CLASSES} classes of different targets, got {kinds}: none of the starts that were tried "
+            f"leads to a solution of more; one-hot classes of one size are solved up to {MOST_ALIKE}, two hidden layers up to "
             f"{_most(task.n_outputs, 2)} with {task.n_outputs} outputs, and at n_samples = inf there is no such limit"
         )
-    elif kinds > LATTICE_CLASSES and (fields := fields_of(kinds, task.n_outputs, network.depth)) > MOST_FIELDS:
+    elif kinds > LATTICE_CLASSES and (fields := fields_on_lattices(kinds, task.n_outputs, network.depth)) > MOST_FIELDS:
         return (
             f"deep nonlinear networks of {network.depth} hidden layers and {task.n_outputs} outputs are solved for up "
             f"to {_most(task.n_outputs, network.depth)} classes of different targets, got {kinds}: a layer would have "
@@ -119,7 +119,9 @@ def refuses_shares(network: Network, task: ClassTask) -> str | None:
 def _most(n_outputs: int, depth: int) -> int:
     """Classes of different targets whose layers are not too many fields to be integrated over."""
     numbers = range(LATTICE_CLASSES + 1, (_DEEP_CLASSES if depth > 2 else MOST_FIELDS) + 1)
-    return max((one for one in numbers if fields_of(one, n_outputs, depth) <= MOST_FIELDS), default=LATTICE_CLASSES)
+    return max(
+        (one for one in numbers if fields_on_lattices(one, n_outputs, depth) <= MOST_FIELDS), default=LATTICE_CLASSES
+    )
 
 
 def kinds_alike(task: ClassTask) -> bool:

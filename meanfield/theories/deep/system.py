@@ -23,8 +23,8 @@ from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
 __all__ = [
-    "LATTICE_CLASSES", "MOST_FIELDS", "SMALL", "DeepProblem", "Evaluation", "Order", "System", "fields_of",
-    "fields_of_layers", "kinds_of", "patched",
+    "LATTICE_CLASSES", "MOST_FIELDS", "SMALL", "DeepProblem", "Evaluation", "Order", "System", "fields_of_layers",
+    "fields_on_lattices", "kinds_of", "patched",
 ]  # fmt: skip
 
 _EVALUATION = 1e6  # multiplications that take as long as what an evaluation does besides
@@ -426,7 +426,7 @@ def kinds_of(targets: FloatArray) -> int:
     return len(np.unique(targets, axis=0))
 
 
-def fields_of(n_classes: int, m: int, depth: int) -> int:
+def fields_on_lattices(n_classes: int, m: int, depth: int) -> int:
     """Fields of the layer with most of them, for so many classes of different targets and outputs, two less than
     classes being shared (`theories/deep/own_fields.py`)."""
     return max(n_classes, n_classes - 2 + max(m, n_classes if depth > 2 else 0))
@@ -435,7 +435,7 @@ def fields_of(n_classes: int, m: int, depth: int) -> int:
 def fields_of_layers(problem: DeepProblem) -> int:
     """Fields of the layer that has most of them: conjugates of its classes, or readouts, and shared ones."""
     n_classes, m = problem.y.shape
-    return fields_of(n_classes, m, problem.depth)
+    return fields_on_lattices(n_classes, m, problem.depth)
 
 
 def _kind(problem: DeepProblem, peaks: bool, apart: bool) -> Any:
