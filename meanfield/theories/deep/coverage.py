@@ -70,9 +70,9 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
     elif network.depth > 2 and kinds > _DEEP_CLASSES:
         return (
             "deep nonlinear networks of more than two hidden layers are solved for up to "
-            f"{_DEEP_CLASSES} classes of different targets, got {kinds}: none of the starts that were tried "
-            f"leads to a solution of more; one-hot classes of one size are solved up to {MOST_ALIKE}, two hidden layers "
-            f"up to {_most(task.n_outputs, 2)} with {task.n_outputs} outputs, and at n_samples = inf there is no such limit"
+            f"{_DEEP_CLASSES} classes of different targets, got {kinds}: none of the starts that were tried leads to a "
+            f"solution of more; one-hot classes of one size are solved up to {MOST_ALIKE}, two hidden layers up to "
+            f"{_most(task.n_outputs, 2)} with {task.n_outputs} outputs, and at n_samples = inf there is no such limit"
         )
     elif kinds > LATTICE_CLASSES and (fields := fields_on_lattices(kinds, task.n_outputs, network.depth)) > MOST_FIELDS:
         return (
