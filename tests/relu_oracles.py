@@ -11,6 +11,7 @@ __all__ = ["plain_site", "plain_violations", "sampled_averages", "violations_wit
 
 _CUT = 26.0  # ln of the weight below which nodes of beta are left out
 _FREEDOM = 6.0  # of the Student laws that points are drawn from
+_ALONG = 8.0  # mean distance to which points are moved along the ray of an outlier
 _H_STEP, _H_REACH = 0.7, 12.6  # of the fields h, in standard deviations at their maximum
 
 
@@ -172,17 +173,20 @@ def _outlier(b, n, d, delta, covariance):
     return best[1:]
 
 
-def sampled_averages(root, n, d, delta, covariance, spread, rng, log2_points=13):
+def sampled_averages(root, n, d, delta, covariance, spread, rng, log2_points=13, rays=()):
     """What `_averages` gives, by importance sampling, and the effective share of the points: Sobol points of beta from
-    a Student law of scale `spread`, and of h from Student laws at all maxima over h, which Newton finds from every
-    pattern of classes that are on or at the kink."""
+    a Student law of scale `spread`, half of them moved out along `rays` (o, q) of outliers, and of h from Student laws
+    at all maxima over h, which Newton finds from every pattern of classes that are on or at the kink."""
     n_classes, q = root.shape
     inverse = np.linalg.inv(covariance)
-    unit = qmc.Sobol(q + n_classes + 3, rng=rng).random_base2(log2_points)
+    unit = qmc.Sobol(q + n_classes + (5 if len(rays) else 3), rng=rng).random_base2(log2_points)
     chol = np.linalg.cholesky(spread)
-    beta = ndtri(unit[:, :q]) @ chol.T * _tail(unit[:, q])[:, None]
+    moved = 0.0
+    if len(rays):
+        moved, unit = _moved(unit[:, :2], rays), unit[:, 2:]
+    beta = moved + ndtri(unit[:, :q]) @ chol.T * _tail(unit[:, q])[:, None]
     b = beta @ root.T
-    log_q = _log_student(np.linalg.solve(chol, beta.T).T, np.log(np.diag(chol)).sum())
+    log_q = _log_moved(beta, chol, rays)
 
     def height(h):
         f = np.array([plain_site(b[:, c], h[:, c], d[c], delta[c]) for c in range(n_classes)])
@@ -241,14 +245,36 @@ def _tail(unit):
     return np.sqrt(_FREEDOM / chi2.ppf(unit, _FREEDOM))
 
 
+def _moved(unit, rays):
+    """(k, q): half of the points stay, the others are moved along one of the rays, by an exponential law."""
+    rays = np.vstack([0.0 * rays, rays / np.linalg.norm(rays, axis=1)[:, None]])
+    return -_ALONG * np.log1p(-unit[:, [1]]) * rays[(unit[:, 0] * len(rays)).astype(int)]
+
+
+def _log_moved(beta, chol, rays):
+    """ln of the density of Student points of which half are moved; integrated along each ray."""
+    size = np.log(np.diag(chol)).sum()
+    stayed = _log_student(np.linalg.solve(chol, beta.T).T, size)
+    if not len(rays):
+        return stayed
+    parts, steps = [stayed + math.log(0.5)], np.linspace(0.0, 15.0 * _ALONG, 1201)
+    for ray in rays:
+        at = beta[:, None] - steps[:, None] * ray / np.linalg.norm(ray)
+        log = _log_student(np.linalg.solve(chol, at.reshape(-1, len(chol)).T).T, size).reshape(len(beta), -1)
+        log = log - steps / _ALONG + math.log(steps[1] / _ALONG * 0.5 / len(rays))
+        log[:, 0] -= math.log(2.0)
+        parts.append(np.logaddexp.reduce(log, axis=1))
+    return np.logaddexp.reduce(parts, axis=0)
+
+
 def _log_student(white, log_scale):
     size = white.shape[1]
     return -0.5 * (_FREEDOM + size) * np.log1p((white**2).sum(axis=1) / _FREEDOM) - log_scale
 
 
 def violations_with_errors(problem, span, s, scramblings=8, log2_points=13, seed=1):
-    """Violation of every equation of a solution of any depth without outliers above the first layer, relative to the
-    size of its order parameter, and the error of that by independent scramblings; the least effective share."""
+    """Violation of every equation of a solution of any depth, relative to the size of its order parameter, and the
+    error of that by independent scramblings; the least effective share."""
     n, depth = problem.n, len(s.kernel)
     value, vector = np.linalg.eigh(s.tilde[0])
     first = (vector * np.sqrt(value)) @ vector.T
@@ -266,24 +292,33 @@ def violations_with_errors(problem, span, s, scramblings=8, log2_points=13, seed
         else:
             value, vector = np.linalg.eigh(s.tilde[layer])
             root, delta = (vector * np.sqrt(value)) @ vector.T, s.delta[layer]
-        spread = np.eye(root.shape[1]) + root.T @ (np.outer(n, n) * s.kernel[layer] + np.diag(n * s.d[layer])) @ root
+        fields = np.array([b for b in s.outlier_field[layer] if np.abs(b).max() > 1e-6]).reshape(-1, len(n))
+        pushes = np.array([_outlier(b, n, scale * s.d[layer - 1], delta, scale * s.kernel[layer - 1]) for b in fields])
+        pushes = pushes.reshape(-1, 2, len(n)).swapaxes(0, 1)
+        condensed = [one.T @ one for one in pushes]  # what outliers add to K and to k~ below
+        rays = np.linalg.lstsq(root, fields.T, rcond=None)[0].T
+        spread = 3.0 * np.eye(root.shape[1])
+        if not len(rays):
+            spread = np.eye(len(spread)) + root.T @ (np.outer(n, n) * s.kernel[layer] + np.diag(n * s.d[layer])) @ root
         runs = [
             sampled_averages(
                 root, n, scale * s.d[layer - 1], delta, scale * s.kernel[layer - 1], spread,
-                np.random.default_rng([seed, layer, k]), log2_points,
+                np.random.default_rng([seed, layer, k]), log2_points, rays,
             )
             for k in range(scramblings)
         ]  # fmt: skip
         least = min(least, *(share for _, share in runs))
         runs = [one for one, _ in runs]
         name = f" {layer + 1}"
-        found["kernel" + name] = _against([one[1][0] for one in runs], s.kernel[layer])
+        found["kernel" + name] = _against([one[1][0] + condensed[0] for one in runs], s.kernel[layer])
         found["d" + name] = _against([one[0][1] for one in runs], s.d[layer])
-        found[f"tilde {layer}"] = _against([push * one[1][1] for one in runs], s.tilde[layer - 1])
+        found[f"tilde {layer}"] = _against([push * (one[1][1] + condensed[1]) for one in runs], s.tilde[layer - 1])
         found[f"delta {layer}"] = _against([push * one[0][3] for one in runs], s.delta[layer - 1])
         if last:
             size = math.sqrt(problem.readout_variance)
-            outputs = [size * (span @ one[2]).T + problem.tau * s.t for one in runs]
+            kept = np.abs(s.outlier_field[layer]).max(axis=1) > 1e-6
+            carried = problem.tau * s.t + pushes[0].T @ s.outlier_readout[kept]
+            outputs = [size * (span @ one[2]).T + carried for one in runs]
             found["outputs"] = _against(outputs, problem.y @ span.T)
     return found, least
 

@@ -157,3 +157,19 @@ def test_three_layers_by_importance_sampling():
     for name, (off, _, z) in found.items():
         assert off < 0.05, name
         assert z < 5.0, name
+
+
+@pytest.mark.slow
+def test_a_layer_with_outliers_by_importance_sampling():
+    network, task, tau = mf.Network("relu", 2), mf.class_task([1 / 3] * 3, targets=np.eye(3), n_samples=120), 0.1
+    post = mf.solve(network, task, tau)
+    assert np.abs(post.solution.outlier_activation[1]).max() > 0.1
+    problem, _, span = relu_problem(network, task, tau)
+    found, share = violations_with_errors(problem, span, post.solution, scramblings=5, log2_points=9)
+    assert share > 0.2
+    for name in ("kernel 1", "d 1"):
+        assert found.pop(name)[0] < 1e-7
+    for name, (off, error, z) in found.items():
+        assert error < 0.08, name  # of 5 * 512 points
+        assert off < 0.15, name
+        assert z < 6.0, name
