@@ -229,8 +229,9 @@ def test_all_permutations_are_the_group_that_is_found():
 def test_what_is_refused(two):
     assert refuses(THREE, mf.class_task(n_classes=10, n_samples=100), 0.1) is None
     assert "up to 10 classes that are exchangeable" in refuses(THREE, mf.class_task(n_classes=11, n_samples=100), 0.1)
-    with pytest.raises(ValueError, match="shares of codes tell exchangeable classes apart.* got 6"):
-        mf.solve(TWO, mf.class_task(n_classes=6, n_samples=120), 0.1, fractions=dict.fromkeys(("110000", "001111"), 0.5))
+    six = mf.class_task(n_classes=6, n_samples=120)
+    with pytest.raises(ValueError, match=r"shares of codes tell exchangeable classes apart.* got 6"):
+        mf.solve(TWO, six, 0.1, fractions=dict.fromkeys(("110000", "001111"), 0.5))
     assert refuses_shares(TWO, FIVE) is None
     with pytest.raises(ValueError, match="up to 3 classes of different targets"):
         two.one_loop()
