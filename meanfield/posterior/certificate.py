@@ -11,6 +11,7 @@ class Proof:
     """What dataclasses of numbers that may not have been computed are compared by: NaN is equal to NaN."""
 
     def _numbers(self) -> tuple[object, ...]:
+        # All that derive from this are dataclasses, which the types of this class do not say.
         values = (getattr(self, item.name) for item in fields(self))  # type: ignore[arg-type]
         return tuple("NaN" if isinstance(value, float) and value != value else value for value in values)
 

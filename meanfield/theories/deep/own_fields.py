@@ -19,10 +19,10 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.class_tables import MEANS, SQUARES, PowersOfSums, class_columns
 from meanfield.theories.deep.compiled.generated.site import KEYS, ORDERS, SAMPLE_KEYS
-from meanfield.theories.deep.compiled.grids import TOGETHER, places, read_grid, read_values
+from meanfield.theories.deep.compiled.grids import TOGETHER, read_grid, read_values
 from meanfield.theories.deep.compiled.kernels import POINTS
 from meanfield.theories.deep.rules import NotCovered, Rule, activation_range
-from meanfield.theories.deep.scattered import ScatteredSites, stencil_errors
+from meanfield.theories.deep.scattered import ScatteredSites, stencil_errors, stencils
 from meanfield.theories.deep.site import SiteNodes, site_derivatives, site_values, z_rule
 from meanfield.theories.deep.work import spend
 from meanfield.validation import BoolArray, FloatArray, IntArray
@@ -126,12 +126,7 @@ class _Table:
 
     def places(self, b: FloatArray, m: FloatArray) -> tuple[IntArray, IntArray, BoolArray]:
         """First rows and columns of the stencils of pairs (N,), and which of them the table covers."""
-        found = []
-        for axis, x in enumerate((b, m)):
-            first = np.empty(len(x), dtype=np.int64)
-            places(np.ascontiguousarray(x), self.low[axis], self.step[axis], first)
-            found.append(first)
-        row, column = found
+        row, column = stencils(self.low, self.step, b, m)
         rows, columns = (size - POINTS for size in self.values.shape[:2])
         return row, column, (row >= 0) & (row <= rows) & (column >= 0) & (column <= columns)
 

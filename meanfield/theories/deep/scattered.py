@@ -27,7 +27,7 @@ from meanfield.theories.deep.site import EXPONENTIAL, PRODUCT, SiteNodes, site_d
 from meanfield.theories.deep.work import spend
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
-__all__ = ["ScatteredSites", "stencil_errors"]
+__all__ = ["ScatteredSites", "stencil_errors", "stencils"]
 
 _AT_ONCE = 1 << 15  # numbers per temporary array
 _DERIVED = 100.0  # multiplications of the derivatives of g at one pair
@@ -39,6 +39,14 @@ _LEAST = 1e5  # multiplications for each z, below which no table is thought of
 _STEEPEST = 300.0  # b times the range of phi, up to which there are tables: no tilt underflows
 _MARGIN = POINTS // 2 + 1  # rows and columns beyond the pairs
 _WIDER, _MOST = 0.15, 400_000  # how much further than the pairs a table reaches that was too small; its size
+
+
+def stencils(low: FloatArray, step: FloatArray, b: FloatArray, h: FloatArray) -> tuple[IntArray, IntArray]:
+    """First rows and columns of the stencils of pairs (N,) in a table from `low` (2,) on."""
+    found = np.empty((2, len(b)), dtype=np.int64)
+    for first, x, start, apart in zip(found, (b, h), low, step):
+        places(np.ascontiguousarray(x), start, apart, first)
+    return found[0], found[1]
 
 
 class _Table(NamedTuple):
@@ -53,12 +61,7 @@ class _Table(NamedTuple):
 
     def places(self, b: FloatArray, h: FloatArray) -> tuple[IntArray, IntArray, BoolArray]:
         """First rows and columns of the stencils of pairs (N,), and whether the table tells g there."""
-        found = []
-        for axis, x in enumerate((b, h)):
-            first = np.empty(len(x), dtype=np.int64)
-            places(np.ascontiguousarray(x), self.low[axis], self.step[axis], first)
-            found.append(first)
-        row, column = found
+        row, column = stencils(self.low, self.step, b, h)
         inside = (row >= 0) & (row < len(self.error)) & (column >= 0) & (column < self.error.shape[1])
         if inside.all():
             return row, column, self.error[row, column] <= _EXACT

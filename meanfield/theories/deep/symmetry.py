@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["AllPermutations", "Symmetry", "exchangeable", "no_symmetry", "symmetry"]
+__all__ = ["AllPermutations", "Symmetry", "exchangeable", "exchanged", "no_symmetry", "symmetry"]
 
 _MOST_CLASSES = 7  # all permutations are tried up to here
 _CLOSED, _PAIRED = 1e-6, 24  # of the entries of rotations, and so many of them each with each
@@ -165,6 +165,22 @@ def exchangeable(n: FloatArray, y: FloatArray) -> bool:
         and np.abs(n - n[0]).max() <= _SAME * n[0]
         and np.abs(gram - AllPermutations(*y.shape).matrices(gram)).max() <= _SAME * np.abs(gram).max()
     )
+
+
+def exchanged(n_classes: int, alike: Callable[[IntArray], bool]) -> list[list[int]]:
+    """Blocks of classes, in order: those that may be exchanged with the last one of their block, which `alike` says of
+    the permutation (C,) that does."""
+    blocks: list[list[int]] = []
+    for c in range(n_classes):
+        for block in blocks:
+            swap = np.arange(n_classes)
+            swap[[block[-1], c]] = c, block[-1]
+            if alike(swap):
+                block.append(c)
+                break
+        else:
+            blocks.append([c])
+    return blocks
 
 
 def _permuted(word: str, permutation: FloatArray) -> str:

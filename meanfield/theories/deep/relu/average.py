@@ -16,7 +16,8 @@ from meanfield.theories.deep.relu.compiled.flood import flood
 from meanfield.theories.deep.relu.compiled.site import N_SLOPES
 from meanfield.theories.deep.relu.distant import distant
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
-from meanfield.validation import FloatArray
+from meanfield.theories.deep.symmetry import exchanged
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = [
     "CHECK", "CHECK_WIDE", "COARSE", "FINE", "FINE_WIDE", "ROUGH", "WALL", "BulkSlopes", "ReluAverages", "ReluRule",
@@ -395,23 +396,19 @@ def _exchanged(
     own = np.column_stack([setting.n, setting.d, setting.delta, spread, origin, u])
     near = _ALIKE * np.abs(own).max(axis=0)
     apart = _ALIKE * float(np.abs(root).max())
-    blocks: list[list[int]] = []
-    for c in range(n_classes):
-        for block in blocks:
-            swap = np.arange(n_classes)
-            swap[[block[-1], c]] = c, block[-1]
-            turned = ends.copy()
-            turned[:, :q] = ends[:, swap]
-            if (
-                (np.abs(own[swap] - own) <= near).all()
-                and np.abs(root[np.ix_(swap, swap)] - root).max() <= apart
-                and (np.abs(turned[:, None] - ends).max(axis=2, initial=0.0) <= _ALIKE).any(axis=1).all()
-            ):
-                before[c] = block[-1]
-                block.append(c)
-                break
-        else:
-            blocks.append([c])
+
+    def alike(swap: IntArray) -> bool:
+        turned = ends.copy()
+        turned[:, :q] = ends[:, swap]
+        return bool(
+            (np.abs(own[swap] - own) <= near).all()
+            and np.abs(root[np.ix_(swap, swap)] - root).max() <= apart
+            and (np.abs(turned[:, None] - ends).max(axis=2, initial=0.0) <= _ALIKE).any(axis=1).all()
+        )
+
+    blocks = exchanged(n_classes, alike)
+    for block in blocks:
+        before[block[1:]] = block[:-1]
     images = []
     for parts in itertools.product(*(itertools.permutations(block) for block in blocks)):
         image = np.arange(n_classes)

@@ -13,6 +13,7 @@ from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.relu.nonlinearity import nonlinearity_of
+from meanfield.theories.deep.symmetry import exchanged
 from meanfield.theories.deep.system import DeepProblem
 
 __all__ = ["covers", "refuses"]
@@ -51,16 +52,13 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
 
 def _shared(problem: DeepProblem) -> int:
     """Fields that the classes of a layer share (`setting.several_factors`); those that may be exchanged are a block."""
-    gram, n, blocks = problem.y @ problem.y.T, problem.n, list[list[int]]()
-    for c in range(len(n)):
-        for block in blocks:
-            swap = np.arange(len(n))
-            swap[[block[-1], c]] = c, block[-1]
-            apart = np.abs(gram[np.ix_(swap, swap)] - gram).max()
-            if apart <= _SAME * np.abs(gram).max() and abs(n[c] - n[block[-1]]) <= _SAME * n[c]:
-                block.append(c)
-                break
-        else:
-            blocks.append([c])
+    gram, n = problem.y @ problem.y.T, problem.n
+    near = _SAME * np.abs(gram).max()
+    blocks = exchanged(
+        len(n),
+        lambda swap: bool(
+            np.abs(gram[np.ix_(swap, swap)] - gram).max() <= near and (np.abs(n[swap] - n) <= _SAME * n).all()
+        ),
+    )
     single = any(len(block) == 1 for block in blocks)
     return {1: 1, 2: 1 if single else 2, 3: 2, 4: 2, 5: 3}.get(len(blocks), len(blocks) - 1)

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, Nonlinearity
+from meanfield.theories.deep.symmetry import exchanged
 from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["BulkDiverges", "ReluSetting", "factor", "several_factors"]
@@ -124,17 +125,10 @@ def several_factors(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def _blocks(covariance: FloatArray) -> list[list[int]]:
     """Classes that may be exchanged in a covariance."""
-    blocks: list[list[int]] = []
-    for c in range(len(covariance)):
-        for block in blocks:
-            swap = np.arange(len(covariance))
-            swap[[block[-1], c]] = c, block[-1]
-            if np.abs(covariance[np.ix_(swap, swap)] - covariance).max() <= _ALIKE * np.abs(covariance).max():
-                block.append(c)
-                break
-        else:
-            blocks.append([c])
-    return blocks
+    near = _ALIKE * np.abs(covariance).max()
+    return exchanged(
+        len(covariance), lambda swap: bool(np.abs(covariance[np.ix_(swap, swap)] - covariance).max() <= near)
+    )
 
 
 def _between(covariance: FloatArray, blocks: list[list[int]]) -> FloatArray:
