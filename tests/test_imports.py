@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -37,34 +38,42 @@ LOWEST = ("geometry", "validation", "archive", "progress", "drawing", "numerics"
 FORWARDERS = {"plot_data", "curves", "sampling.plot"}  # first names of modules that moved; nothing inside uses them
 
 
+@cache
 def modules():
     return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
+@cache
 def name_of(path):
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def imported(path):
     """Modules of this package, and others, that a file imports: at its top level, in functions, for type checkers."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    package = ["meanfield", *path.relative_to(PACKAGE).parts[:-1]]
+    package, found = ["meanfield", *path.relative_to(PACKAGE).parts[:-1]], set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return found
 
 
+@cache
+def own_names():
+    return {name_of(path) for path in modules()}
+
+
+@cache
 def inside(path):
     """Modules of this package that a file imports."""
-    own = {name_of(other) for other in modules()}
     name = name_of(path)
-    others = {full.removeprefix("meanfield.") for full in imported(path) if full.startswith("meanfield.")} & own
+    others = {full.removeprefix("meanfield.") for full in imported(path) if full.startswith("meanfield.")} & own_names()
     return {other for other in others if not name.startswith(f"{other}.")} - {name}  # a module's own package is none
 
 
