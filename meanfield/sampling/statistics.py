@@ -113,34 +113,37 @@ def estimate(series: ArrayLike) -> SampledEstimate:
     k, shape = x.shape[0], x.shape[2:]
     flat = x.reshape(*x.shape[:2], -1)
     means = flat.mean(axis=1)
-    columns = [_diagnose(flat[:, :, i], means[:, i]) for i in range(flat.shape[2])]
-    error, dof, r, bulk, tail = (np.reshape(values, shape) for values in zip(*columns, strict=True))
+    error, dof, r, bulk, tail = (values.reshape(shape) for values in _diagnose(flat, means))
     means = means.reshape(k, *shape)
     return SampledEstimate(means.mean(axis=0), error, dof, r, bulk, tail, means)
 
 
-def _diagnose(x: FloatArray, means: FloatArray) -> tuple[float, ...]:
-    """Standard error, its degrees of freedom, R-hat, bulk and tail ESS of one (k, d) series."""
-    k = len(x)
-    scale = np.abs(x).max()
-    if np.ptp(x) <= 1e-14 * scale:  # frozen at one value in every chain: nothing tells the error
-        return (float("nan"),) * 5
-    if x.shape[1] < FEWEST_DRAWS:
-        return float(np.std(means, ddof=1) / np.sqrt(k)), k - 1.0, float("nan"), float(k), float(k)
+def _diagnose(x: FloatArray, means: FloatArray) -> FloatArray:
+    """(5, q): standard errors, their degrees of freedom, R-hat, bulk and tail ESS of (k, d, q) series."""
+    k, d, _ = x.shape
+    found = np.full((5, x.shape[2]), np.nan)
+    scale = np.abs(x).max(axis=(0, 1))
+    moving = np.ptp(x, axis=(0, 1)) > 1e-14 * scale  # frozen at one value in every chain: nothing tells the error
+    x, means, scale = x[:, :, moving], means[:, moving], scale[moving]
+    if not x.size:
+        return found
+    if d < FEWEST_DRAWS:
+        error = np.std(means, axis=0, ddof=1) / np.sqrt(k)
+        found[:, moving] = np.stack(np.broadcast_arrays(error, k - 1.0, np.nan, float(k), float(k)))
+        return found
     centred = x - means[:, None]
-    variance = float(np.mean(centred**2)) * x.shape[1] / (x.shape[1] - 1)
-    if variance <= 1e-28 * scale**2:
-        within, effective = 0.0, float(x.size)
-    else:
-        effective = max(1.0, float(ess_mean(centred)))
-        within = variance / effective
-    dof = max(effective - 1.0, 1.0)
+    variance = np.mean(centred**2, axis=(0, 1)) * d / (d - 1)
+    still = variance <= 1e-28 * scale**2
+    effective = np.where(still, float(k * d), np.fmax(1.0, ess_mean(centred)))
+    within = np.where(still, 0.0, variance / effective)
+    dof = np.maximum(effective - 1.0, 1.0)
     if k > 1:
-        between = float(np.var(means, ddof=1)) / k
-        if within == 0 or between / within > stats.f.ppf(_DISAGREE, k - 1, dof):
-            dof = k - 1.0
-        within = max(within, between)
-    return float(np.sqrt(within)), dof, float(rhat(x)), float(ess_bulk(x)), float(ess_tail(x))
+        between = np.var(means, axis=0, ddof=1) / k
+        disagree = (within == 0) | (between > within * stats.f.ppf(_DISAGREE, k - 1, dof))
+        dof = np.where(disagree, k - 1.0, dof)
+        within = np.maximum(within, between)
+    found[:, moving] = np.sqrt(within), dof, rhat(x), ess_bulk(x), ess_tail(x)
+    return found
 
 
 # ---- draws of one or several runs ----------------------------------------------------------------------------------
