@@ -156,12 +156,19 @@ def test_four_classes_are_certified(four):
     assert sum(code.weight for code in four.codes) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.fixture(scope="module")
+def check(four):
+    """Lattices of another rule, around the peaks of the solution."""
+    system = four._system.at_rule(CHECK)
+    system.evaluate(system.pack(four._order))
+    return system
+
+
 @pytest.mark.parametrize("name", ["kernel", "d", "tilde", "delta", "t"])
-def test_phi_is_stationary_at_four_classes(four, name):
+def test_phi_is_stationary_at_four_classes(four, check, name):
     """Differences of Phi, on lattices of another rule, by one kind of order parameter, beside those of ln Z alone."""
-    system, order, step = four._system, four._order, 2e-4
-    check, value = system.at_rule(CHECK), getattr(order, name)
-    check.evaluate(system.pack(order))
+    order, step = four._order, 2e-4
+    value = getattr(order, name)
     rng = np.random.default_rng(1)
     turn, factor = rng.normal(size=(4, 4)), rng.normal(size=value.shape)
     phi, log_z = [], []
@@ -171,7 +178,7 @@ def test_phi_is_stationary_at_four_classes(four, name):
             moved = (frame @ value[0] @ frame.T)[None]
         else:
             moved = value * (1.0 + sign * step * factor)
-        x = system.pack(replace(order, **{name: moved}))
+        x = check.pack(replace(order, **{name: moved}))
         found = check.evaluate(x, grow=False)
         phi.append(check.free_energy(x, found))
         log_z.append(np.array([one.log_z for one in (*found.lower, *found.top)]))
