@@ -37,10 +37,16 @@ def written_out(expression, **indices):
     return explicit(theory.without_kappa(expression), SIZES, free)
 
 
-def test_generated_files_are_up_to_date():
+@pytest.fixture(scope="module")
+def generated():
+    """Path and text of what is derived."""
+    return files()
+
+
+def test_generated_files_are_up_to_date(generated):
     """Byte for byte; `python -m meanfield.activations.generate` rewrites them."""
-    assert len(files()) == 5
-    for path, text in files().items():
+    assert len(generated) == 5
+    for path, text in generated.items():
         assert path.read_bytes() == text.encode(), path.name
 
 
@@ -170,13 +176,13 @@ def test_cost_and_growth(point):
     np.testing.assert_allclose(second, p * growth, atol=1e-14)
 
 
-def test_generated_functions_have_callers():
+def test_generated_functions_have_callers(generated):
     """What is derived is what runs: every generated function is used by the package, not only by tests."""
     package = Path(stationarity.__file__).parents[4]
     sources = {path: path.read_text() for path in package.rglob("*.py") if "generated" not in path.parts}
-    generated = [path for path in files() if "generated" in path.parts]
-    assert len(generated) == 4
-    for path in generated:
+    compiled = [path for path in generated if "generated" in path.parts]
+    assert len(compiled) == 4
+    for path in compiled:
         for name in re.findall(r"^def (\w+)\(", path.read_text(), re.MULTILINE):
             room = ".".join(path.relative_to(package).parts[:-1])
             callers = [p.name for p, text in sources.items() if _calls(text, room, path.stem, name)]
