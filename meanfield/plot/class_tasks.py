@@ -92,7 +92,7 @@ def plot_activation_map(
     rank = np.array([names.index(name) for name in neurons.part_names])
     rows = np.argsort(rank[neurons.code], kind="stable")
     image = neurons.activations[np.ix_(rows, columns)]
-    bottom, top = limits or color_limits(image)
+    bottom, top = limits or (float(image.min()), float(np.quantile(image, 0.995)))
     drawn_image = ax.imshow(
         image, aspect="auto", interpolation="nearest", cmap=MAP, vmin=bottom, vmax=top, origin="upper"
     )
@@ -118,11 +118,6 @@ def plot_activation_map(
         bar = ax.figure.colorbar(drawn_image, ax=ax, pad=0.02, extend="max" if top < image.max() else "neither")
         bar.set_label(r"activation $\phi(z)$")
     return ax
-
-
-def color_limits(activations: FloatArray) -> tuple[float, float]:
-    """Of activation maps: the largest ones are few where neurons condense."""
-    return float(activations.min()), float(np.quantile(activations, 0.995))
 
 
 @styled

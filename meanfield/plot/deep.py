@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import matplotlib.pyplot as plt
 import numpy as np
 
-from meanfield.plot.class_tasks import color_limits, draw_kernel, plot_activation_map
+from meanfield.plot.class_tasks import draw_kernel, plot_activation_map
 from meanfield.plot.style import PALETTE, axes_or_new, styled, symbol
 from meanfield.posterior.division import label_of, pattern_of
 from meanfield.posterior.kernel import Kernel
@@ -71,8 +71,8 @@ def figure_layers(
         drawn = [
             view.sample_neurons(n_neurons, rng=np.random.default_rng([seed, i]), layer=i + 1) for i in range(depth)
         ]
-        bounded = view.network.activation.bounded
-        shared = color_limits(np.concatenate([one.activations.ravel() for one in drawn])) if bounded else None
+        ends = min(one.activations.min() for one in drawn), max(one.activations.max() for one in drawn)
+        shared = (float(ends[0]), float(ends[1])) if view.network.activation.bounded else None
         for i, neurons in enumerate(drawn):
             plot_activation_map(neurons, rows[0, i], colorbar=i == depth - 1 or shared is None, limits=shared)
             draw_kernel(view.task, view.kernel(i + 1), rows[1, i], 40)
