@@ -130,6 +130,11 @@ def test_equations_of_deep_networks():
     for layer in (1, 2):
         assert rf"\bar{{K}}^{{({layer})}}" in text
     assert r"\right\rangle_{3}" in text
+    for given in (r"s &= \frac{\sigma_{a}^{2}}{P}", r"\operatorname{erf}", r"\bar{K}_{0}, \; d_{0} &= 0, \; 1"):
+        assert given in text
+    rectifiers = mf.equations(mf.Network("relu", 3), mf.class_task(targets=[1, -1], n_samples=100))
+    assert rectifiers.jacobian == found.jacobian  # of the bulk
+    assert r"s &= \frac{\sigma_{a}^{2}}{\sqrt[3]{P}}" in rectifiers.latex()
     with pytest.raises(ValueError, match="depth 2"):
         mf.equations(mf.Network(sum(sympy.Abs(sympy.Symbol("z") - k) for k in range(4)), 2))
 
