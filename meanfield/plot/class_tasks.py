@@ -72,11 +72,13 @@ def plot_activation_map(
     colorbar: bool = True,
     colors: Mapping[str, str] | None = None,
     layer: int = -1,
+    limits: tuple[float, float] | None = None,
 ) -> Axes:
     """Activations of drawn neurons: rows are neurons sorted by code, columns inputs sorted by class.
 
     A posterior is drawn from first (100 neurons of `layer`, seed 0). Marks at the side have the colours of
-    the codes, or by name those of `colors`.
+    the codes, or by name those of `colors`. `limits` are the activations at both ends of the colours, by default the
+    smallest one and the quantile .995 of those shown.
     """
     if isinstance(drawn, Neurons):
         neurons = drawn
@@ -90,9 +92,9 @@ def plot_activation_map(
     rank = np.array([names.index(name) for name in neurons.part_names])
     rows = np.argsort(rank[neurons.code], kind="stable")
     image = neurons.activations[np.ix_(rows, columns)]
-    top = float(np.quantile(image, 0.995))
+    bottom, top = limits or (float(image.min()), float(np.quantile(image, 0.995)))
     drawn_image = ax.imshow(
-        image, aspect="auto", interpolation="nearest", cmap=MAP, vmin=float(image.min()), vmax=top, origin="upper"
+        image, aspect="auto", interpolation="nearest", cmap=MAP, vmin=bottom, vmax=top, origin="upper"
     )
     class_edges = np.flatnonzero(np.diff(neurons.labels[columns])) + 0.5
     code = rank[neurons.code][rows]

@@ -39,6 +39,8 @@ def figure_layers(
 ) -> Figure:
     """Representations of all hidden layers side by side: activations of neurons, and below them kernels.
 
+    Activations of all layers have the same colours where phi is bounded, else each layer has a scale of its own.
+
     Parameters
     ----------
     *networks : DeepPosterior or Chains
@@ -66,9 +68,13 @@ def figure_layers(
     for part, view, title in zip(parts, views, titles, strict=True):
         rows = part.subplots(2, depth, squeeze=False)
         part.suptitle(title, fontsize=9)
-        for i in range(depth):
-            neurons = view.sample_neurons(n_neurons, rng=np.random.default_rng([seed, i]), layer=i + 1)
-            plot_activation_map(neurons, rows[0, i], colorbar=i == depth - 1)
+        drawn = [
+            view.sample_neurons(n_neurons, rng=np.random.default_rng([seed, i]), layer=i + 1) for i in range(depth)
+        ]
+        ends = min(one.activations.min() for one in drawn), max(one.activations.max() for one in drawn)
+        shared = (float(ends[0]), float(ends[1])) if view.network.activation.bounded else None
+        for i, neurons in enumerate(drawn):
+            plot_activation_map(neurons, rows[0, i], colorbar=i == depth - 1 or shared is None, limits=shared)
             draw_kernel(view.task, view.kernel(i + 1), rows[1, i], 40)
             rows[0, i].set_title(f"layer {i + 1}")
             rows[0, i].set_xlabel("")
@@ -80,7 +86,9 @@ def figure_layers(
             rows[1, i].set_yticks([])
             rows[1, i].set_xlabel("class")
             if i < depth - 1:
-                rows[1, i].images[0].colorbar.set_label("")
+                for ax in rows[:, i]:
+                    if ax.images[0].colorbar is not None:
+                        ax.images[0].colorbar.set_label("")
     return figure
 
 

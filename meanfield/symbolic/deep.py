@@ -14,7 +14,7 @@ of phi and xi.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeAlias
 
@@ -48,6 +48,7 @@ __all__ = [
     "moment",
     "n",
     "of_class",
+    "of_network",
     "one_loop_equations",
     "push",
     "q",
@@ -384,6 +385,27 @@ def deep_equations(depth: int | None = None, jacobian: bool = True, layered: boo
     rows.append(equation(Y[c, q], match))
     second = second_derivatives(layered) if jacobian else ()
     return DeepEquations(depth, saddle_action(layered), definitions, tuple(rows), second)
+
+
+def of_network(found: DeepEquations, phi: sp.Expr, variable: sp.Symbol, beta: float) -> DeepEquations:
+    """With what its symbols stand for in a network: phi, its first layer, the exponent of the readouts' prior."""
+    exponent = sp.nsimplify(beta, rational=True, tolerance=1e-12)
+    trace = (
+        r"\sum_{c, e} n_{c} n_{e} \tilde{k}_{\ell, c e} \bar{K}_{\ell, c e} + \sum_{c} n_{c} \left[ d_{\ell, c}"
+        r" \tilde{k}_{\ell, c c} + \tilde{\delta}_{\ell, c} (\bar{K}_{\ell, c c} + d_{\ell, c}) \right]"
+    )
+    rows = (
+        equation(r"\varphi(z)", phi.subs(variable, sp.Symbol("z", real=True))),
+        equation(r"\operatorname{tr} \tilde{K}_{\ell} K_{\ell}", written(trace)),
+        equation(
+            r"g_{b}, \; g_{h}, \; g_{bb}, \ldots", written(r"\partial_b g, \; \partial_h g, \; \partial_b^2 g, \ldots")
+        ),
+        equation(r"\bar{K}_{0}, \; d_{0}", written(r"0, \; 1")),
+        equation(
+            READOUT_VARIANCE, sp.Symbol("sigma_a", positive=True) ** 2 / sp.Symbol("P", positive=True) ** exponent
+        ),
+    )
+    return replace(found, definitions=(*found.definitions, *rows))
 
 
 def one_loop_equations() -> tuple[sp.Eq, ...]:

@@ -7,9 +7,9 @@ test: the single-site function g of the bulk in closed form, ghat of outliers br
 every equation, and its own equations.
 
 Not derived: the derivatives of g that compiled code evaluates (truncated moments, with a continued fraction in the
-tails, ``relu/compiled/site.py``); the Jacobian, of derivatives of g up to the fourth under the integrals
-(``relu/compiled/operators.py``), which a test holds to differences; the equations at finite N, in which outliers have
-the exact g (deep/relu/THEORY.md, "Finite width").
+tails, ``relu/compiled/site.py``); what outliers add to the Jacobian, which a test holds to differences
+(``relu/compiled/operators.py``), of which second derivatives of ln Z of the bulk are printed, those of any phi; the
+equations at finite N, in which outliers have the exact g (deep/relu/THEORY.md, "Finite width").
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from meanfield.symbolic.deep import (
     q,
     saddle,
     saddle_action,
+    second_derivatives,
     written,
 )
 
@@ -230,7 +231,8 @@ def rectifier_equations(depth: int | None = None, *, rectifier: bool = True, lay
     output += sp.Sum(_field("a", last)[o, q] * slope[o, c], (o, 1, n_out))
     rows.append(equation(Y[c, q], output + TAU * T[c, q]))
     bound = sp.Le(written(r"\hat{E}_{\ell}(b, h)"), sp.Integer(0), evaluate=False)
-    return DeepEquations(depth, saddle_action(layered), _definitions(rectifier, layered), tuple(rows), (), (bound,))
+    second = second_derivatives(layered) if depth else ()
+    return DeepEquations(depth, saddle_action(layered), _definitions(rectifier, layered), tuple(rows), second, (bound,))
 
 
 def _field_of_class(kernel: sp.IndexedBase, layer: Layer, layered: bool) -> sp.Expr:

@@ -20,7 +20,7 @@ from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.system import DeepProblem, System, patched
 from meanfield.theories.deep.work import OutOfWork, counted
 
-__all__ = ["COARSE", "Second", "highest", "one_solution", "second_start"]
+__all__ = ["COARSE", "Second", "highest", "one_solution", "others_than", "second_start"]
 
 _MANY = 1000.0  # samples, below which one start is all
 _TIMES, _LEAST, _MOST = 2.0, 1e9, 8e9  # times the work of the first start, and multiplications at least and at most
@@ -86,6 +86,15 @@ def highest(
             return fine, other, [Branch("other codes", phi, found.residual)]
         end = other
     return system, found, [Branch("other codes", against, end.residual)]
+
+
+def others_than(branches: list[Branch], others: list[Branch]) -> list[Branch]:
+    """Of `others`, that a second start led to, those that are none of the `branches`, which have names of their own:
+    after a warm start that kept to a branch past its transition both searches lead to the other one."""
+    levels = [branch.free_energy for branch in branches]
+    return [
+        other for other in others if all(abs(other.free_energy - phi) > COARSE * max(1.0, abs(phi)) for phi in levels)
+    ]
 
 
 def one_solution(system: System, found: Found, other: Found) -> bool:

@@ -34,7 +34,7 @@ from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import Members, code_shares, problem_of
 from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
 from meanfield.theories.deep.searched import ENDED, NO_CODES, UNKNOWN, where_searched
-from meanfield.theories.deep.second_start import COARSE, Second, highest, one_solution, second_start
+from meanfield.theories.deep.second_start import COARSE, Second, highest, one_solution, others_than, second_start
 from meanfield.theories.deep.silent import BRIEF, Silent, quiet_solution, silent_state
 from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.stability import order_errors, second_order
@@ -154,7 +154,7 @@ def solve_deep(
             again = second_start(problem, system, found, starts, work.done, warm)
         system, found, others = highest(again, system, found, tolerance, progress)
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm, most)
-        branches = branches + others
+        branches = branches + others_than(branches, others)
         if starts is None and not warm and not branches and not remark and found.residual <= tolerance:
             if work.done > ONE_WAY:
                 raise ConvergenceError(

@@ -84,7 +84,7 @@ class DeepTheory:
         return found
 
     def equations(self, network: Network, task: ClassTask | DataTask | None) -> DeepEquations | None:
-        from meanfield.symbolic.deep import deep_equations
+        from meanfield.symbolic.deep import deep_equations, of_network
         from meanfield.symbolic.rectifiers import rectifier_equations
         from meanfield.theories.deep.relu import handover as relu
 
@@ -93,8 +93,13 @@ class DeepTheory:
         layered = not network.uniform
         if relu.covers(network):
             plain = network.activation.pieces is not None and network.activation.slopes == (0.0, 1.0)
-            return rectifier_equations(network.depth, rectifier=plain, layered=layered)
-        return None if network.activation.parts == "outliers" else deep_equations(network.depth, layered=layered)
+            found = rectifier_equations(network.depth, rectifier=plain, layered=layered)
+        elif network.activation.parts == "outliers":
+            return None
+        else:
+            found = deep_equations(network.depth, layered=layered)
+        phi = network.activation
+        return of_network(found, phi.expression, phi.symbol, network.beta)
 
     def division(self, network: Network, task: ClassTask | DataTask) -> Division | None:
         from meanfield.theories.deep.relu import handover as relu

@@ -261,6 +261,8 @@ def test_pictures_of_layers(frozen, chains):
         figure = plot.figure_layers(frozen, chains, n_neurons=20)
         images = [ax for ax in figure.axes if ax.images]
         assert len(images) == 8
+        assert images[0].images[0].get_clim() == images[1].images[0].get_clim()  # there is one bar for both layers
+        assert [ax.images[0].colorbar is None for ax in images[:2]] == [True, False]
         for ax, view in ((images[2], frozen.kernel(1)), (images[3], frozen.kernel(2))):
             shown = np.asarray(ax.images[0].get_array())
             assert shown[0, 1] == pytest.approx(view.block[0, 0])

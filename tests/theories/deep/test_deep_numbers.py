@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import sympy
+from deep_grids import site
+from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq, minimize
 
 import meanfield as mf
@@ -128,6 +130,11 @@ def test_equations_of_deep_networks():
     for layer in (1, 2):
         assert rf"\bar{{K}}^{{({layer})}}" in text
     assert r"\right\rangle_{3}" in text
+    for given in (r"s &= \frac{\sigma_{a}^{2}}{P}", r"\operatorname{erf}", r"\bar{K}_{0}, \; d_{0} &= 0, \; 1"):
+        assert given in text
+    rectifiers = mf.equations(mf.Network("relu", 3), mf.class_task(targets=[1, -1], n_samples=100))
+    assert rectifiers.jacobian == found.jacobian  # of the bulk
+    assert r"s &= \frac{\sigma_{a}^{2}}{\sqrt[3]{P}}" in rectifiers.latex()
     with pytest.raises(ValueError, match="depth 2"):
         mf.equations(mf.Network(sum(sympy.Abs(sympy.Symbol("z") - k) for k in range(4)), 2))
 
@@ -296,6 +303,50 @@ def test_finite_networks_run_into_the_reduced_problem():
         assert post.solution.t[0, 0] * math.sqrt(samples) == pytest.approx(t, abs=1e-3)
         assert 0.5 * (kernel[0, 0] - kernel[0, 1]) * math.sqrt(samples) == pytest.approx(kappa, abs=1e-4)
         assert abs(post.codes[0].readout[0]) == pytest.approx(readout, abs=1e-3)
+
+
+def kurtosis_of_means(post):
+    """Of g_b of one class minus that of the other over neurons of the first layer: without the noise g_bb / n of class
+    means. Fields along (1, -1) and (1, 1), where the weight is broader than the Gaussian, on plain grids."""
+    n, tilde, delta = 0.5 * post.task.n_samples, post.solution.tilde[0], post.solution.delta[0][0]
+    apart, common = tilde[0, 0] - tilde[0, 1], tilde[0, 0] + tilde[0, 1]
+    wanted = 2.0 * (post.solution.kernel[0][0, 0] - post.solution.kernel[0][0, 1])
+    reach = 6.0 * (math.sqrt(apart) + apart * n * math.sqrt(wanted))
+    u, v = np.linspace(-reach, reach, 1001), math.sqrt(common) * np.arange(-100.0, 100.1, 0.7)
+    b = np.linspace(-1.1 * reach - v[-1] - 8.0, 1.1 * reach + v[-1] + 8.0, 8001)
+    g, mean, *_ = (CubicSpline(b, part[:, 0]) for part in site(SIGMOID, b, np.zeros(1), 1.0, delta))
+    one, two = (u[:, None] + v) / math.sqrt(2.0), (v - u[:, None]) / math.sqrt(2.0)
+    log = n * (g(one) + g(two)) - 0.5 * u[:, None] ** 2 / apart - 0.5 * v**2 / common
+    w, gap = np.exp(log - log.max()), mean(one) - mean(two)
+    square = np.sum(w * gap**2) / w.sum()
+    assert square == pytest.approx(wanted, rel=1e-6)
+    return np.sum(w * gap**4) / w.sum() / square**2
+
+
+def test_soft_codes_of_the_first_layer():
+    """Kurtosis of class means: steps of P^(-1/2) towards that of exp(-rho x^2 / 2 - u x^4), u from the fourth cumulant
+    of phi under the prior."""
+    found = []
+    for samples, wanted in ((100, 1.431), (400, 1.494), (1600, 1.531), (6400, 1.551)):
+        task = mf.class_task(targets=[1, -1], n_samples=samples)
+        post = solve_deep(mf.Network("sigmoid", 2, readout_exponent=0.5), task, 0.02, second=False, competitors=False)
+        found.append(kurtosis_of_means(post))
+        assert found[-1] == pytest.approx(wanted, abs=1.1e-3)
+    x, w = np.polynomial.hermite_e.hermegauss(60)
+    centred = SIGMOID(x) - 0.5
+    d, fourth = (np.sum(w * centred**k) / w.sum() for k in (2, 4))
+    assert fourth - 3.0 * d**2 == pytest.approx(-0.014924, abs=1e-6)
+    u, x = (3.0 * d**2 - fourth) / (24.0 * d**4), np.linspace(-4.0, 4.0, 4001)
+
+    def moment(k, rho):
+        log = -0.5 * rho * x**2 - u * x**4
+        weight = np.exp(log - log.max())
+        return np.sum(weight * x**k) / weight.sum()
+
+    rho = brentq(lambda rho: moment(2, rho) - 0.36008, -100.0, 100.0)
+    limit = moment(4, rho) / moment(2, rho) ** 2
+    assert limit == pytest.approx(1.571, abs=5e-4)
+    assert 2.0 * found[3] - found[2] == pytest.approx(limit, abs=2e-3)
 
 
 # ---- three classes, exponent 1 --------------------------------------------------------------------

@@ -204,6 +204,14 @@ def test_a_narrow_network_is_that_of_the_table(limit):
     np.testing.assert_allclose(found.solution.t[0], 0.14367, atol=6e-6)
 
 
+def test_the_condensed_part_shrinks_with_the_number_of_samples():
+    """P = 60 at N = 3e4: part of the outputs that outliers carry, abar^2, K_1 within minus between classes."""
+    s = mf.solve(TWO, TASK.with_(n_samples=60), 0.05, width=3e4).solution
+    assert s.outlier_activation[1][0, 0] * s.outlier_readout[0, 0] == pytest.approx(0.570, abs=5.1e-4)
+    assert s.outlier_readout[0, 0] ** 2 == pytest.approx(0.412, abs=5.1e-4)
+    assert s.kernel[0][0, 0] - s.kernel[0][0, 1] == pytest.approx(0.149, abs=5.1e-4)
+
+
 def test_one_layer_is_the_single_layer_theory():
     network = mf.Network("relu")
     for task in (TASK, mf.class_task(n_classes=3, n_samples=120)):

@@ -73,3 +73,13 @@ def test_sweeps_do_not_keep_to_codes_past_a_transition():
     assert "a second start leads to another solution" in post.certificate.searched[0]
     others = sorted(other.free_energy for other in post.certificate.branches)
     assert others == pytest.approx([-115.62264, -115.55292], abs=1e-4)
+
+
+@pytest.mark.parametrize(("tau", "other"), [(0.43, "coding"), (0.41, "uncoded")])
+def test_a_solution_that_two_searches_find_counts_once(tau, other):
+    """Down from above the transition at tau = .4229, on the branch without codes: the second start and the search for
+    the other branch end in the same solution."""
+    task = mf.class_task(targets=[1, -1], n_samples=100)
+    post = mf.solve(NETWORK, task, tau, warm_start=mf.solve(NETWORK, task, 0.46))
+    assert "a second start leads to another solution" in post.certificate.searched[0]
+    assert [branch.name for branch in post.certificate.branches] == [other]
