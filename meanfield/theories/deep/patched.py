@@ -180,13 +180,13 @@ class PatchedLayer(PeakedWeight):
         self._cover(setting, clusters, depth)
         top, room, patches = -math.inf, _MOST_NODES, []
         for cluster in clusters:
-            patch = Patch(cluster, self.reach, rng if self.seed else None)
+            patch = Patch(cluster, self.reach, rng)
             top = patch.grow(lambda v: self._at(setting, v).log_weight, depth, top, room)
             room -= len(patch.v)
             patches.append(patch)
         kept = [patch.height > top - depth - _MARGIN for patch in patches]
         v = np.concatenate([patch.v[good] for patch, good in zip(patches, kept)])
-        log_cell = np.concatenate([patch.log_cell[good] for patch, good in zip(patches, kept)])
+        log_cell = np.concatenate([patch.corrected(good) for patch, good in zip(patches, kept)])
         of_node: IntArray = np.repeat(np.arange(len(kept)), [int(good.sum()) for good in kept])
         frames = [one.frame for one in patches]
         number = np.concatenate([patch.number[good] for patch, good in zip(patches, kept)])
@@ -237,7 +237,8 @@ class PatchedLayer(PeakedWeight):
         size = nodes.v.shape[1]
         mean, spread = np.zeros((len(share), size)), np.tile(np.eye(size), (len(share), 1, 1))
         for k in np.flatnonzero(share > 0.1 * _NEGLIGIBLE):
-            mean[k], covariance = moments(nodes.v, parts[:, k], share[k])
+            rows = nodes.shares[:, k] > _NEGLIGIBLE
+            mean[k], covariance = moments(nodes.v[rows], parts[rows, k], share[k])
             spread[k] = covariance + 1e-9 * np.eye(size)
         return share, mean, spread
 
