@@ -145,10 +145,11 @@ def chord(
 ) -> Found:
     """Steps with one and the same matrix of second derivatives, that of a close solution, as long as they help.
 
-    For starts that are nearly solutions. Their own averages come without curvature; where a step leads to, which is the
+    For starts that are nearly solutions. Their own averages come without curvature (but around peaks, where it costs
+    little and these may be no more than starts of Newton's method); where a step leads to, which is the
     solution most times, they are with it, which the second-order check needs.
     """
-    averages = system.evaluate(x)
+    averages = system.evaluate(x, curvature=system.around_peaks)
     best = Found(x, float(np.abs(system.residual(x, averages)).max()), averages, 0)
     for count in range(1, _CHORDS + 1):
         if not tolerance < best.residual < _CLOSE:

@@ -146,20 +146,21 @@ class OwnFieldSites:
         """This, at another noise and own field."""
         self.d, self.delta, self.own = d, delta, own
         self.table: _Table | None = None
-        self.every, self.samples = False, False  # what the table has besides ln W
+        self.highest, self.samples = 0, False  # what the table has besides ln W
         self.sums: PowersOfSums = ()
         self.fields: _Fields | None = None
         self.rows = np.empty(0)
         return self
 
     def __call__(
-        self, b: FloatArray, m: FloatArray, every: bool, samples: bool = False, sums: PowersOfSums = ()
+        self, b: FloatArray, m: FloatArray, highest: int, samples: bool = False, sums: PowersOfSums = ()
     ) -> tuple[FloatArray, FloatArray | None]:
-        """ln W (N,), and with `every` the means (functions, N) of `class_columns`, at b (N,) and m (N,)."""
-        row, column = self._held(b, m, every, samples, sums)
+        """ln W (N,), and unless `highest` is 0 the means (functions, N) of `class_columns`, those with derivatives up
+        to this order, at b (N,) and m (N,)."""
+        row, column = self._held(b, m, highest, samples, sums)
         assert self.table is not None
         at = (np.ascontiguousarray(b), np.ascontiguousarray(m), self.table.low, self.table.step, row, column)
-        if not every:
+        if highest == 0:
             log_w = np.empty(len(b))
             spend(_READ * POINTS**2 * float(len(b)))
             read_values(*at, np.ascontiguousarray(self.table.values[:, :, 0]), log_w)
@@ -176,18 +177,18 @@ class OwnFieldSites:
         self._held(np.array([low[0], high[0]]), np.array([low[1], high[1]]))
 
     def _held(
-        self, b: FloatArray, m: FloatArray, every: bool = False, samples: bool = False, sums: PowersOfSums = ()
+        self, b: FloatArray, m: FloatArray, highest: int = 0, samples: bool = False, sums: PowersOfSums = ()
     ) -> tuple[IntArray, IntArray]:
         """Stencils of pairs, of a table that covers them."""
         if self.table is not None:
             row, column, inside = self.table.places(b, m)
             if inside.all():
-                if (every and not (self.every and self.sums == sums)) or (samples and not self.samples):
-                    self._complete(samples, sums)
+                if highest > self.highest or (highest and self.sums != sums) or (samples and not self.samples):
+                    self._complete(highest, samples, sums)
                 return row, column
         self._build(b, m)
-        if every:
-            self._complete(samples, sums)
+        if highest:
+            self._complete(highest, samples, sums)
         assert self.table is not None
         row, column, _ = self.table.places(b, m)
         return row, column
@@ -213,15 +214,15 @@ class OwnFieldSites:
             row, column, _ = table.places(b, m)
             if trial == _TRIALS - 1 or not self._shorten(log_w, row, column):
                 break
-        self.every, self.samples, self.sums = False, False, ()
+        self.highest, self.samples, self.sums = 0, False, ()
         self.table, self.fields, self.rows = table, fields, axes[0]
 
-    def _complete(self, samples: bool, sums: PowersOfSums) -> None:
+    def _complete(self, highest: int, samples: bool, sums: PowersOfSums) -> None:
         """Adds the means of class functions to the table."""
         assert self.table is not None
         log_w = np.ascontiguousarray(self.table.values[:, :, 0])
-        self.table = _Table(self.table.low, self.table.step, self._means(self.rows, log_w, samples, sums))
-        self.every, self.samples, self.sums = True, samples, sums
+        self.table = _Table(self.table.low, self.table.step, self._means(self.rows, log_w, highest, samples, sums))
+        self.highest, self.samples, self.sums = highest, samples, sums
 
     def _shorten(self, log_w: FloatArray, row: IntArray, column: IntArray) -> bool:
         """Spacings at which few pairs are beyond the allowed error; whether those there are were too long."""
@@ -290,7 +291,7 @@ class OwnFieldSites:
             reach = np.where(ends > _FAR, reach, 1.4 * reach)
         raise NotCovered("the fields of a layer reach too far for the quadrature")
 
-    def _means(self, b: FloatArray, log_w: FloatArray, samples: bool, sums: PowersOfSums) -> FloatArray:
+    def _means(self, b: FloatArray, log_w: FloatArray, highest: int, samples: bool, sums: PowersOfSums) -> FloatArray:
         """(B, M, functions) ln W and means of class functions over the own field."""
         assert self.fields is not None
         count, fields = _count(samples, sums), self.fields
@@ -300,7 +301,7 @@ class OwnFieldSites:
         nodes, size = self._sites(b, h), max(1, _AT_ONCE // (len(h) * (len(ORDERS) + 2 * count)))
         for start in range(0, len(b), size):
             rows = slice(start, start + size)
-            g, derived = site_derivatives(nodes, b[rows], h, self.d, self.delta, 4)
+            g, derived = site_derivatives(nodes, b[rows], h, self.d, self.delta, highest)
             flat = np.ascontiguousarray(derived.reshape(len(ORDERS), -1))
             every_h = np.broadcast_to(h, g.shape).ravel()
             parts = class_columns(flat, dict(zip(ORDERS, flat)), every_h, self.n, samples, sums).reshape(*g.shape, -1)

@@ -2,7 +2,8 @@
 
 A sum over a lattice errs by the Fourier transform of the integrand at the nodes of the dual lattice other than 0
 (Poisson summation), at most where that is next to 0. Best is the lattice whose dual is a dense packing of spheres:
-D_n, E_6, E_7 and E_8 need 1.3, 2.8, 4.6, 8 and 16 times fewer nodes than cubes in 3, 5, 6, 7 and 8 dimensions.
+D_n, E_6, E_7, E_8 and Lambda_9 need 1.4, 2.8, 4.6, 8, 16 and 23 times fewer nodes than cubes in 3, 5, 6, 7, 8 and 9
+dimensions.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ def _packing(dimension: int) -> FloatArray:
     """Basis (rows) of a dense packing, shortest vectors having length 1."""
     if dimension == 1:
         return np.eye(1)
+    if dimension == 9:  # layers of E_8 above each other's deepest holes
+        layer = _packing(8) * math.sqrt(2.0)
+        above = np.append(0.5 * (layer[0] + layer[2]), 1.0)  # half a vector of norm 4
+        return np.vstack([np.column_stack([layer, np.zeros(8)]), above]) / math.sqrt(2.0)
     chain = [(i, i + 1) for i in range(dimension - 2)]
     if dimension == 2:
         edges = [(0, 1)]

@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.theories.deep.class_tables import PowersOfSums
 from meanfield.theories.deep.compiled.generated.site import KEYS
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.own_fields import ROUGH_DEPTH
 from meanfield.theories.deep.patches import Cluster, Patch, clustered
 from meanfield.theories.deep.peaked_weight import PeakedWeight, WeightAt
 from meanfield.theories.deep.peaks import Peaks, fitted, moments
-from meanfield.theories.deep.products import Products
+from meanfield.theories.deep.products import Products, ReadoutProducts
 from meanfield.theories.deep.rules import (
     CHECK,
     Averages,
@@ -165,7 +164,7 @@ class PatchedLayer(PeakedWeight):
     def _build_codes(self, setting: Setting, patterns: tuple[str, ...]) -> dict[str, _Nodes]:
         """Lattices around the peaks of each code, however light it is: of what is theirs of the weight."""
         peaks = self._peaks(setting, _ANY)
-        words = code_words(self.phi, self._at(setting, peaks.mean, True, rough=True).means("b"))
+        words = code_words(self.phi, self._at(setting, peaks.mean, 2, rough=True).means("b"))
         for pattern in patterns:
             if pattern not in words:
                 raise UnstableCode(pattern)
@@ -180,13 +179,13 @@ class PatchedLayer(PeakedWeight):
         self._cover(setting, clusters, depth)
         top, room, patches = -math.inf, _MOST_NODES, []
         for cluster in clusters:
-            patch = Patch(cluster, self.reach, rng if self.seed else None)
+            patch = Patch(cluster, self.reach, rng)
             top = patch.grow(lambda v: self._at(setting, v).log_weight, depth, top, room)
             room -= len(patch.v)
             patches.append(patch)
         kept = [patch.height > top - depth - _MARGIN for patch in patches]
         v = np.concatenate([patch.v[good] for patch, good in zip(patches, kept)])
-        log_cell = np.concatenate([patch.log_cell[good] for patch, good in zip(patches, kept)])
+        log_cell = np.concatenate([patch.corrected(good) for patch, good in zip(patches, kept)])
         of_node: IntArray = np.repeat(np.arange(len(kept)), [int(good.sum()) for good in kept])
         frames = [one.frame for one in patches]
         number = np.concatenate([patch.number[good] for patch, good in zip(patches, kept)])
@@ -237,7 +236,8 @@ class PatchedLayer(PeakedWeight):
         size = nodes.v.shape[1]
         mean, spread = np.zeros((len(share), size)), np.tile(np.eye(size), (len(share), 1, 1))
         for k in np.flatnonzero(share > 0.1 * _NEGLIGIBLE):
-            mean[k], covariance = moments(nodes.v, parts[:, k], share[k])
+            rows = nodes.shares[:, k] > _NEGLIGIBLE
+            mean[k], covariance = moments(nodes.v[rows], parts[rows, k], share[k])
             spread[k] = covariance + 1e-9 * np.eye(size)
         return share, mean, spread
 
@@ -252,14 +252,14 @@ class PatchedLayer(PeakedWeight):
         *,
         grow: bool = True,
         detail: bool = False,
-        curvature: bool = False,
+        curvature: bool | str = False,
         samples: bool = False,
     ) -> tuple[Averages, Detail | None]:
         """Averages of a layer; with `grow` nodes are found anew where peaks have moved, and `samples` needs
-        `curvature`."""
+        `curvature`, which of a last layer is that by "t" alone where that is said."""
         if self.nodes is None or (grow and not self._settled(setting, self.nodes)):
             self.nodes = self._build(setting)
-        products = Products(len(self.n), curvature, self.last, bool(setting.covariance.any()), samples)
+        products = self._asked(setting, curvature, samples)
         averages = self._summed(setting, self.nodes, products).averages(products)
         return averages, self._detail(setting, self.nodes) if detail else None
 
@@ -270,7 +270,7 @@ class PatchedLayer(PeakedWeight):
         *,
         grow: bool = True,
         detail: bool = False,
-        curvature: bool = False,
+        curvature: bool | str = False,
         samples: bool = False,
     ) -> list[tuple[Averages, Detail | None]]:
         """Averages over the neurons of each code alone: over the part of the weight that belongs to peaks of its
@@ -284,7 +284,7 @@ class PatchedLayer(PeakedWeight):
         known = all(pattern in self.regions for pattern in patterns)
         if not known or (grow and not all(self._settled(setting, self.regions[pattern]) for pattern in patterns)):
             self.regions = self._build_codes(setting, patterns)
-        products = Products(len(self.n), curvature, self.last, bool(setting.covariance.any()), samples)
+        products = self._asked(setting, curvature, samples)
         chosen = [self.regions[pattern] for pattern in patterns]
         self.nodes = _joined(chosen)
         return [
@@ -303,12 +303,17 @@ class PatchedLayer(PeakedWeight):
         weight = np.exp(log_weight - log_weight.max())
         return float(weight @ np.maximum(1.0 - own, 0.0) / weight.sum())
 
+    def _asked(self, setting: Setting, curvature: bool | str, samples: bool) -> Products:
+        if curvature == "t" and not samples:
+            return ReadoutProducts(self.n)
+        return Products(len(self.n), bool(curvature), self.last, bool(setting.covariance.any()), samples)
+
     def _summed(self, setting: Setting, nodes: _Nodes, products: Products) -> Totals:
         """Sums of all products over nodes."""
         r, columns = setting.root.shape[1], len(products.table)
         top, plain = -math.inf, np.zeros(columns)
         once, twice = np.zeros((r, columns)), np.zeros((r, r, columns))
-        for beta, site, log_weight in self._pieces(setting, nodes, products.samples, products.sums):
+        for beta, site, log_weight in self._pieces(setting, nodes, products):
             highest = float(log_weight.max())
             if highest > top:
                 for total in (plain, once, twice):
@@ -322,15 +327,16 @@ class PatchedLayer(PeakedWeight):
         return Totals(top, plain, once, twice)
 
     def _pieces(
-        self, setting: Setting, nodes: _Nodes, samples: bool = False, sums: PowersOfSums = ()
+        self, setting: Setting, nodes: _Nodes, products: Products
     ) -> Iterator[tuple[FloatArray, WeightAt, FloatArray]]:
         """beta (k, r) of some of the nodes, the weight there, and ln of it and of what they stand for (k,): all nodes
         in turn, with every place in narrow fields."""
-        r = setting.root.shape[1]
+        r, highest = setting.root.shape[1], 4 if products.curvature or products.samples or products.sums else 2
         for start in range(0, len(nodes.v), _PIECE):
             part = slice(start, start + _PIECE)
             for log_part, zeta in self._rule_of_narrow(setting, nodes.number[part]):
-                site = self._at(setting, nodes.v[part], True, samples, zeta=zeta, sums=sums)
+                fields = setting, nodes.v[part]
+                site = self._at(*fields, highest, products.samples, zeta=zeta, sums=products.sums)
                 yield nodes.v[part, :r], site, site.log_weight + nodes.log_cell[part] + log_part
 
     def _products(self, site: WeightAt, products: Products, weight: FloatArray) -> FloatArray:
@@ -355,7 +361,7 @@ class PatchedLayer(PeakedWeight):
         for start in range(0, len(nodes.v), _PIECE):
             part = slice(start, start + _PIECE)
             cell, places = nodes.log_cell[part], self._rule_of_narrow(setting, nodes.number[part])
-            sites = [(log_part, self._at(setting, nodes.v[part], True, zeta=zeta)) for log_part, zeta in places]
+            sites = [(log_part, self._at(setting, nodes.v[part], 2, zeta=zeta)) for log_part, zeta in places]
             height = np.array([log_part + site.log_weight for log_part, site in sites])
             whole = np.logaddexp.reduce(height, axis=0)
             log_weight[part], share[part] = whole, whole + cell

@@ -11,12 +11,13 @@ import numpy as np
 from meanfield.theories.deep.packings import ball, names, node_lattice
 from meanfield.theories.deep.peaks import Peaks
 from meanfield.theories.deep.rules import NotCovered, TooFine
-from meanfield.validation import FloatArray, IntArray
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["Cluster", "Patch", "clustered"]
 
 _OVERLAP = 10.0  # Bhattacharyya distance, below which two peaks are on one lattice
 _AT_ONCE = 20_000  # nodes
+_PER_MOMENT, _MOST_CORRECTED, _LEAST_PART = 20, 0.2, 0.1  # nodes; root mean square; of a cell
 _NEAR = 3.0  # nats around the top of a peak, where its first nodes are
 
 
@@ -97,12 +98,12 @@ class Patch:
     """The nodes of one cluster: points v (N, D), ln of their cells, ln of the integrand there, and a number of each
     that alternates between neighbours.
 
-    With `rng` the lattice is turned and shifted at random.
+    The lattice is turned and shifted at random: with a node at the top of a peak all shortest waves would err alike.
     """
 
     cluster: Cluster
     reach: float
-    rng: np.random.Generator | None = None
+    rng: np.random.Generator
     v: FloatArray = field(init=False)
     log_cell: FloatArray = field(default_factory=lambda: np.empty(0))
     height: FloatArray = field(default_factory=lambda: np.empty(0))
@@ -111,10 +112,8 @@ class Patch:
     def __post_init__(self) -> None:
         size = len(self.cluster.root)
         self.v = np.empty((0, size))
-        self.basis, self.offset = node_lattice(size, self.reach), np.zeros(size)
-        turn = np.eye(size)
-        if self.rng is not None:
-            self.offset, turn = self.rng.random(size), np.linalg.qr(self.rng.normal(size=(size, size)))[0]
+        self.basis, self.offset = node_lattice(size, self.reach), self.rng.random(size)
+        turn = np.linalg.qr(self.rng.normal(size=(size, size)))[0]
         self.frame = self.basis @ turn @ self.cluster.root.T
         self.origin = self.cluster.peaks.mean[self.cluster.members[0]]
         self.log_unit = math.log(abs(float(np.linalg.det(self.frame))))
@@ -154,3 +153,38 @@ class Patch:
         except OverflowError as error:
             raise NotCovered(f"a layer needs {error}") from error
         return top
+
+    def corrected(self, kept: BoolArray) -> FloatArray:
+        """ln of what nodes that are `kept` stand for, such that they integrate the cluster's Gaussians times every
+        polynomial of the second degree exactly: what the spacing and the rim cost is that of the difference from these
+        alone.
+
+        As little as possible is changed, by a polynomial, nowhere to less than a part of a cell; nothing where nodes
+        are so few that they weigh nothing, and where that would be no small correction.
+        """
+        v, log_cell = self.v[kept], self.log_cell[kept]
+        size = v.shape[1]
+        at = [(i, j) for i in range(size) for j in range(i, size)]
+        count = 1 + size + len(at)
+        if len(v) < _PER_MOMENT * count:
+            return log_cell
+        peaks, rows = self.cluster.peaks, self.cluster.members
+        share = peaks.share[rows] / peaks.share[rows].sum()
+        middle = share @ peaks.mean[rows]
+        apart = peaks.mean[rows] - middle
+        spread = np.einsum("k,kij->ij", share, peaks.covariance[rows] + apart[:, :, None] * apart[:, None, :])
+        inverse = np.linalg.inv(np.linalg.cholesky(spread))
+        wanted = np.array([1.0, *[0.0] * size, *(float(i == j) for i, j in at)])
+        one, two = (np.array(part) for part in zip(*at))
+        gram, parts = np.zeros((count, count)), list[FloatArray]()
+        for start in range(0, len(v), _AT_ONCE):
+            x = (v[start : start + _AT_ONCE] - middle) @ inverse.T
+            parts.append(np.column_stack([np.ones(len(x)), x, x[:, one] * x[:, two]]))
+            log_law = peaks.log_parts(v[start : start + _AT_ONCE])[:, rows] - math.log(peaks.share[rows].sum())
+            law = np.exp(log_law + self.log_unit - 0.5 * size * math.log(2.0 * math.pi)).sum(axis=1)
+            gram += (parts[-1].T * law) @ parts[-1]
+        change = np.linalg.lstsq(gram, wanted - gram[0], rcond=1e-10)[0]
+        if float(change @ gram @ change) > _MOST_CORRECTED**2:
+            return log_cell
+        factor = 1.0 + np.concatenate([part @ change for part in parts])
+        return np.asarray(log_cell + np.log(np.maximum(factor, _LEAST_PART)))

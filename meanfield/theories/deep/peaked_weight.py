@@ -122,20 +122,20 @@ class PeakedWeight:
         self,
         setting: Setting,
         v: FloatArray,
-        every: bool = False,
+        highest: int = 0,
         samples: bool = False,
         rough: bool = False,
         zeta: FloatArray | None = None,
         sums: PowersOfSums = (),
     ) -> WeightAt:
-        """The weight at points, and means of class functions there; to 1e-3 where `rough` ones will do."""
+        """The weight at points, and means as of `OwnFieldSites` there; to 1e-3 where `rough` ones will do."""
         b, m = self._fields(setting, v, zeta)
         low, high = activation_range(self.phi)
         if np.abs(b).max() * (high - low) > _STEEPEST:
             raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
         log_weight, columns = -0.5 * (v**2).sum(axis=1) - 0.5 * v.shape[1] * math.log(2.0 * math.pi), []
         for c, sites in enumerate(self.rough if rough else self.sites):
-            log_w, means = sites(b[:, c], m[:, c], every, samples, sums)
+            log_w, means = sites(b[:, c], m[:, c], highest, samples, sums)
             log_weight = log_weight + log_w
             if means is not None:
                 columns.append(means)
@@ -147,7 +147,7 @@ class PeakedWeight:
         size, r = len(self.n), root.shape[1]
         both = np.zeros((2 * size, v.shape[1]))
         both[:size, :r], both[size:, r:] = root, common
-        site = self._at(setting, v, True, rough=True)
+        site = self._at(setting, v, 2, rough=True)
         b, h, bb, bh, hh = (
             np.array([columns[KEYS.index((*order, 0, 0))] for columns in site.columns]).T
             for order in ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2))

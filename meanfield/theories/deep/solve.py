@@ -124,7 +124,8 @@ def solve_deep(
     problem, alike = problem_of(network, task, tau, merge=shares is None)
     around_peaks = patched(problem, shares is not None)
     rtol = (_PATCHED if around_peaks else _RTOL) if rtol is None else rtol
-    tolerance = max(1e-11, min(1e-5 if around_peaks else 1e-8, 1e-2 * rtol))
+    most = 1e-8 if not around_peaks else 1e-6 if fields_of_layers(problem) <= _FOLLOWED else 1e-5
+    tolerance = max(1e-11, min(most, 1e-2 * rtol))
     start = _warm(warm_start, problem, alike)
     starts: list[Way] | None = []
     silent = silent_state(problem) if shares is None else None

@@ -16,6 +16,8 @@ from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.packings import ball, names, node_lattice
 from meanfield.theories.deep.patched import PatchedLayer
+from meanfield.theories.deep.patches import Patch, clustered
+from meanfield.theories.deep.peaks import Peaks, moments
 from meanfield.theories.deep.rules import CHECK, FINE, Setting
 from meanfield.theories.deep.scattered import ScatteredSites
 from meanfield.theories.deep.site import site_derivatives, z_rule
@@ -42,6 +44,26 @@ def test_lattices_integrate_gaussians(size):
         assert np.sort(np.linalg.norm(v, axis=1))[0] < 1.5
     index = np.random.default_rng(0).integers(-10, 11, size=(500, size))
     assert len(np.unique(names(index))) == len(np.unique(index, axis=0))
+
+
+def test_lattices_are_exact_for_a_peak_times_quadratics():
+    spread = np.array([[1.0, 0.3, 0.0], [0.3, 0.5, -0.1], [0.0, -0.1, 1.4]])
+    peaks = Peaks(np.array([[1.0, -2.0, 0.5]]), spread[None], np.ones(1))
+    (cluster,) = clustered(peaks, np.arange(1))
+
+    def log_weight(v):
+        return -0.5 * peaks.squares(v)[:, 0]
+
+    errors = []
+    for correct in (False, True):
+        patch = Patch(cluster, 1.2, np.random.default_rng(1))
+        patch.grow(log_weight, 8.0, -math.inf, 100_000)
+        kept = np.ones(len(patch.v), dtype=bool)
+        log_cell = patch.corrected(kept) if correct else patch.log_cell
+        weight = np.exp(log_weight(patch.v) + log_cell) / math.sqrt(np.linalg.det(2.0 * math.pi * spread))
+        mean, covariance = moments(patch.v, weight, float(weight.sum()))
+        errors.append([abs(weight.sum() - 1.0), np.abs(mean - peaks.mean[0]).max(), np.abs(covariance - spread).max()])
+    assert max(errors[1]) < 1e-9 < 1e-5 < min(errors[0][0], errors[0][2])
 
 
 def test_single_sites_at_scattered_fields():

@@ -54,7 +54,7 @@ def test_a_class_against_plain_sums(own):
     log_w, field = plain(b, m)
     for rule, error in ((COARSE, 3e-4), (FINE, 1e-6), (CHECK, 1e-6)):
         sites = OwnFieldSites(PHI, rule, n).at(d, delta, own)
-        found, columns = sites(b, m, True)
+        found, columns = sites(b, m, 4)
         np.testing.assert_allclose(found, log_w, atol=error)
         np.testing.assert_allclose(columns[-1], field, atol=30 * error)
         step = 1e-3
