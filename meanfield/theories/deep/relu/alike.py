@@ -24,7 +24,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["can_be_alike", "from_alike_classes"]
 
-_ENDED, _STEPS = 1e-3, 9  # of Newton, on rough lattices
+_ENDED, _STEPS = 1e-3, 14  # of Newton, on rough lattices
 _SHORTEST = 0.1  # step, as a part of the way
 Planted = Callable[[ReluProblem], tuple[ReluSystem, FloatArray]]
 
