@@ -13,6 +13,7 @@ import meanfield as mf
 from meanfield.posterior.posterior import NotAvailable
 from meanfield.theories.deep.relu import solve as solver
 from meanfield.theories.deep.relu.average import FINE, slab
+from meanfield.theories.deep.relu.branch import followed
 from meanfield.theories.deep.relu.compiled.site import N_SLOPES, site, site_slopes
 from meanfield.theories.deep.relu.distant import distant, ended
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, nonlinearity_of
@@ -359,3 +360,13 @@ def test_errors_that_cannot_be_found_are_said_in_words(leaky_third, monkeypatch)
     assert math.isnan(post.certificate.order_error)
     assert "error of the order parameters" in post.message
     assert post.message.endswith("was not found, as the weight of a neuron grows along an outlier")
+
+
+def test_a_code_that_a_class_leaves_as_it_condenses_is_followed():
+    """The code of all classes of layer 2 reaches gain 1 with the second class just above the kink."""
+    network, task = mf.Network("softplus", 2), mf.class_task(targets=[1, 0.1], n_samples=100)
+    problem, _, _ = relu_problem(network, task, 0.05)
+    system, x = followed(problem, lambda _: None).ends[0]
+    order = system.bare(x)
+    assert [np.flatnonzero(one).tolist() for one in np.linalg.norm(order.lower, axis=2)] == [[1]]  # 1-0
+    assert np.flatnonzero(np.linalg.norm(order.top, axis=1)).tolist() == [2]  # 1-1

@@ -200,3 +200,8 @@ def test_which_tasks_of_many_classes_are_refused():
     assert "need 8" in refuses(
         mf.Network("relu", 3), mf.class_task(unlike, targets=[1, 0.5, 0, -0.5, -1], n_samples=400), TAU
     )
+
+
+def test_classes_without_a_symmetry_in_six_dimensions_are_refused_at_once():
+    with pytest.raises(mf.ConvergenceError, match="max_seconds= allows as much"):
+        mf.solve(TWO, one_hot([0.4, 0.3, 0.2, 0.1], 400), TAU)

@@ -19,12 +19,13 @@ from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.start import rescaled
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
-from meanfield.theories.deep.symmetry import AllPermutations, exchangeable
+from meanfield.theories.deep.symmetry import AllPermutations, exchangeable, symmetry
 from meanfield.validation import FloatArray
 
-__all__ = ["can_be_alike", "from_alike_classes"]
+__all__ = ["can_be_alike", "from_alike_classes", "is_long"]
 
-_ENDED, _STEPS = 1e-3, 9  # of Newton, on rough lattices
+_ENDED, _STEPS = 1e-3, 14  # of Newton, on rough lattices
+_LONG = 4  # classes
 _SHORTEST = 0.1  # step, as a part of the way
 Planted = Callable[[ReluProblem], tuple[ReluSystem, FloatArray]]
 
@@ -33,6 +34,12 @@ def can_be_alike(problem: ReluProblem) -> bool:
     """Whether every class has a direction of the outputs of its own, and all are not alike already."""
     y = problem.y
     return y.shape[1] == len(y) > 2 and _alike(problem).y[0, 0] > 0.0 and not exchangeable(problem.n, y)
+
+
+def is_long(problem: ReluProblem) -> bool:
+    """Whether lattices of six dimensions have no nodes that a symmetry exchanges, and the way is one of minutes."""
+    n, y = problem.n, problem.y
+    return len(n) == y.shape[1] >= _LONG and len(symmetry(n, y).permutations) == 1
 
 
 def _alike(problem: ReluProblem) -> ReluProblem:

@@ -44,6 +44,7 @@ _BLUR = 1e-3  # of d / n: smallest variance of a class field on rough lattices
 _NEAR = 10.0  # distance from which second moments weigh a mode more than the middle: lattices are cut later for it
 _ALIKE = 1e-11  # relative difference of classes that count as exchangeable
 _CENTRED, _WIDER = 6, 1.35  # dimensions from which lattices have centres, and how much wider they are
+_SHALLOW = 7.0  # by how much rough ones are cut earlier there: nodes grow like the cube of the cut
 _UNNOTICED = 1e-5  # gain of a direction that rough lattices leave out
 
 
@@ -226,6 +227,8 @@ def _lattices(rule: ReluRule, dimensions: int) -> list[ReluRule]:
     if dimensions < _CENTRED:
         return [rule]
     wide = rule._replace(beta=_WIDER * rule.beta, alpha=_WIDER * rule.alpha, table=rule.table / _WIDER)
+    if rule == ROUGH:
+        wide = wide._replace(inner_cut=wide.inner_cut - _SHALLOW, cut=wide.cut - _SHALLOW)
     return [wide, wide._replace(shift=wide.shift + 0.5)]
 
 

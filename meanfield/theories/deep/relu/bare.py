@@ -19,7 +19,7 @@ from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["BareSystem", "bare_of", "every_word"]
+__all__ = ["BareSystem", "bare_of", "every_word", "words_on_the_way"]
 
 _MOST_GAIN = 1.002  # of what does not condense
 _MOST_COMMON = 0.9999  # of the code of all classes, which never condenses: its bulk is Gaussian
@@ -28,10 +28,20 @@ _INDEFINITE = 0.1  # part of a conjugate kernel that is taken as zero on the way
 _GUARD = 25  # steps of the ascents that look for divergence
 
 
-def every_word(n_classes: int) -> tuple[str, ...]:
-    """All codes that can condense: some classes but not all, because off-classes end the bulk."""
+def every_word(n_classes: int, *, common: bool = False) -> tuple[str, ...]:
+    """All codes that can condense: some classes but not all, because off-classes end the bulk; with `common` that of
+    all classes, too."""
     words = ("".join(word) for word in itertools.product("01", repeat=n_classes))
-    return tuple(word for word in words if 0 < word.count("1") < n_classes)
+    return tuple(word for word in words if 0 < word.count("1") < n_classes + common)
+
+
+def words_on_the_way(problem: ReluProblem) -> tuple[str, ...]:
+    """Codes that are outliers somewhere along a branch.
+
+    Where phi is smooth the code of all classes is one for a while: a class of small target is driven so little that the
+    weight along the ray falls as if it were on the kink, to exp(-90) and less, and at a longer outlier it is there.
+    """
+    return every_word(len(problem.n), common=problem.phi.tabulated)
 
 
 class BareSystem:
@@ -91,9 +101,9 @@ class BareSystem:
         for word in (*self.words, "1" * len(setting.n)):
             _, found = above(setting, word, _GUARD)
             name, most = found.word, _MOST_GAIN
-            if "0" not in name:
+            if name not in self.words:
                 most = _MOST_COMMON
-            elif name in self.words and self.present[layer, self.words.index(name)]:
+            elif self.present[layer, self.words.index(name)]:
                 most = _MOST_TRIAL
             if not found.gain < most:
                 raise BulkDiverges(f"a code that is none of the outliers has a gain of {found.gain:.4g}.")
@@ -140,7 +150,7 @@ class BareSystem:
 
 def bare_of(system: ReluSystem, order: ReluOrder) -> tuple[BareSystem, FloatArray]:
     """The same with all codes that can condense, of which those with a length are outliers."""
-    words, depth = every_word(len(system.problem.n)), system.problem.depth
+    words, depth = words_on_the_way(system.problem), system.problem.depth
     all_of = system.problem.nothing(len(words))
     present = np.zeros((depth, len(words)), dtype=bool)
     for layer in range(depth):

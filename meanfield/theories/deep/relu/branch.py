@@ -14,7 +14,7 @@ import numpy as np
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.relu.allowance import TooMuchWork, spent, unspent
 from meanfield.theories.deep.relu.average import ROUGH
-from meanfield.theories.deep.relu.bare import BareSystem, every_word
+from meanfield.theories.deep.relu.bare import BareSystem, words_on_the_way
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.outlier import above
 from meanfield.theories.deep.relu.setting import BulkDiverges
@@ -172,7 +172,7 @@ def _beyond(
 def _lazy(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArray, float]:
     """Where the targets are so small that no code is near to condensing, and ln of their scale."""
     depth, n_classes, n, s = problem.depth, len(problem.n), problem.n, problem.readout_variance
-    words = every_word(n_classes)
+    words = words_on_the_way(problem)
     prior = prior_kernels(problem)
     kernel = np.array([np.full((n_classes, n_classes), k) + 0.03 * k * np.eye(n_classes) for k, _ in prior])
     d = np.array([np.full(n_classes, rest) for _, rest in prior])

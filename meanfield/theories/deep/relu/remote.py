@@ -47,7 +47,9 @@ def remote_mode(setting: ReluSetting, beta: FloatArray, log_z: float) -> float:
         return math.inf
     length = float(np.linalg.norm(beta))
     unit = beta / length
-    linear, _ = first_order(setting, unit)
+    linear, kink = first_order(setting, unit)
+    if linear == 0.0 and not kink.any():
+        raise BulkDiverges("the code of all classes is no outlier, but a mode of the bulk far away.")
     parts = [slab(setting, x * unit, FINE) for x in _PLACES]
     rest = [part.log_z - log_z - linear * x for part, x in zip(parts, _PLACES)]
     power = (rest[0] - rest[1]) / math.log(_PLACES[1] / _PLACES[0])

@@ -17,7 +17,7 @@ from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.certificate import Branch, DeepCertificate, OrderError, SecondOrder
-from meanfield.theories.deep.relu.alike import can_be_alike, from_alike_classes
+from meanfield.theories.deep.relu.alike import can_be_alike, from_alike_classes, is_long
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance
 from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FARTHEST, FINE, ROUGH, ReluRule
 from meanfield.theories.deep.relu.bare import bare_of
@@ -241,6 +241,11 @@ def _limit(
         given = warm_start.solution
         ways.insert(0, (_WARM, lambda: ([_warm(problem, given, index, span)], _NOT_COMPARED)))
     work = _WORK if math.isinf(seconds_left()) else math.inf
+    if math.isfinite(work) and warm_start is None and is_long(problem):
+        raise ConvergenceError(
+            f"{len(problem.n)} classes with as many outputs, of which no two may be exchanged, take lattices of six "
+            "dimensions and some four minutes of one core, which was not tried: max_seconds= allows as much"
+        )
     beside: list[_Found] = []
     for name, way in ways:
         found, why = [], ""

@@ -181,8 +181,9 @@ class Walk:
         by_mu = self.by_mu(system, point.mu, gain, np.array(condensed(setting, beta).gain))
         return np.append(gain_change(setting, beta, change), by_mu)
 
-    def born(self, point: Point, layer: int, o: int, gain: float, slope: FloatArray) -> Point | None:
-        """The solution beside `point` with one more code, and those of its orbit, as outliers."""
+    def born(self, point: Point, layer: int, o: int, gain: float, slope: FloatArray) -> tuple[Point, int] | None:
+        """The solution beside `point` with one more code, and those of its orbit, as outliers, and which code that is:
+        at this length a class may have left it already."""
         system, order = point.system, point.order
         group = system.full.symmetry.permutations
         orbit = {system.words.index("".join(system.words[o][i] for i in p)) for p in group}
@@ -217,9 +218,20 @@ class Walk:
                 held = np.append(_outlier_only(more, x, layer, o) * more.scale(x), 0.0)
                 held /= np.linalg.norm(held)
             found = self.corrected(more, x, float(point.mu + change), held, None, _BIRTH)
+            now = o
+            if found is not None and (left := self.without(found)) is not None:
+                now = next((new for at, old, new in left.renamed if (at, old) == (layer, o)), o)
+                if left.vanished or now == o:
+                    continue
+                found = self.renamed(found, left)
             if found is not None and found.mu <= self.end + 1e-9 and self.without(found) is None:
-                return found
+                return found, now
         return None
+
+    def renamed(self, point: Point, left: _Left) -> Point | None:
+        """The solution with the outliers that are left, under their words."""
+        fewer = BareSystem(point.system.problem, point.system.words, left.present)
+        return self.corrected(fewer, fewer.pack(left.order), point.mu, None, None)
 
     def without(self, point: Point) -> _Left | None:
         """Outliers that are left, and under their words, where some have vanished or changed their code."""
@@ -303,11 +315,12 @@ class Walk:
                 if _CERTAIN < room < 1.2 * step * rise:
                     step = (room - 0.5 * _CERTAIN) / rise
                 elif gain > 1.0 or 0.0 < room < min(1.2 * step * rise, 0.5 * refused):
-                    following = self.born(point, layer, o, gain, slope)
-                    refused = max(room, 0.0) if following is None else math.inf
-                    if following is None and rise > 0.0 < room:  # its gain does not reach 1 as it seems
+                    born = self.born(point, layer, o, gain, slope)
+                    refused = max(room, 0.0) if born is None else math.inf
+                    if born is None and rise > 0.0 < room:  # its gain does not reach 1 as it seems
                         step = min(step, 0.7 * room / rise)
-                    if following is not None and following.mu <= self.end + 1e-9:
+                    if born is not None:
+                        following, o = born
                         forwards = np.append(_outlier_only(following.system, following.x, layer, o), 0.0)
                         point, step, past = following, min(step, 0.2), None
                         yield point, forwards
@@ -331,8 +344,7 @@ class Walk:
                 continue
             left = self.without(following)
             if left is not None:
-                fewer = BareSystem(following.system.problem, following.system.words, left.present)
-                found = self.corrected(fewer, fewer.pack(left.order), following.mu, None, None)
+                found = self.renamed(following, left)
                 if found is None:
                     step *= 0.5
                     continue

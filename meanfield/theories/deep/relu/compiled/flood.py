@@ -35,10 +35,14 @@ def _twice(values):
 
 @jit
 def _slot(keys, number):
-    """Where a number >= 0 is in a hash table, or the free place that it takes."""
+    """Where a number >= 0 is in a hash table, or the free place that it takes.
+
+    Eight successive numbers are neighbours there: of lines beside each other one is in the cache when the next is
+    looked for.
+    """
     mask = keys.size - 1
-    code = number * HASH_FACTOR
-    slot = (code ^ (code >> 29)) & mask
+    code = (number >> 3) * HASH_FACTOR
+    slot = (((code ^ (code >> 29)) << 3) | (number & 7)) & mask
     while keys[slot] >= 0 and keys[slot] != number:
         slot = (slot + 1) & mask
     return slot

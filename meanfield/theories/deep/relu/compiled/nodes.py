@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from meanfield.numerics.jit import jit
 from meanfield.theories.deep.relu.compiled.lines import class_average
 from meanfield.theories.deep.relu.compiled.operators import averaged, changes
@@ -15,31 +17,41 @@ from meanfield.theories.deep.relu.compiled.operators import averaged, changes
 __all__ = ["along_line", "interpolation"]
 
 _POINTS = 10  # of an interpolation
+_OVER = np.array([(-1.0) ** (9 - i) / (math.factorial(i) * math.factorial(9 - i)) for i in range(_POINTS)])
 
 
 @jit
 def interpolation(part, out):
-    """Weights of the nodes 0 ... points - 1 at points // 2 - 1 + part; of one node: 1."""
-    points = out.size
-    if points == 1:
+    """Weights of the nodes 0 ... 9 at 4 + part; of one node: 1."""
+    if out.size == 1:
         out[0] = 1.0
         return
-    at = part + (points // 2 - 1)
-    # Products of the distances to all nodes before and behind; (-1)^(points - 1 - i) i! (points - 1 - i)! below.
+    # Products of the distances to all nodes before and behind, over (-1)^(points - 1 - i) i! (points - 1 - i)!.
+    at = part + (_POINTS // 2 - 1)
     product = 1.0
-    for i in range(points):
-        out[i] = product
+    for i in range(_POINTS):
+        out[i] = product * _OVER[i]
         product *= at - i
     product = 1.0
-    for i in range(points - 1, -1, -1):
+    for i in range(_POINTS - 1, -1, -1):
         out[i] *= product
         product *= at - i
-    below = 1.0
-    for i in range(1, points):
-        below *= -i
-    for i in range(points):
-        out[i] /= below
-        below *= -(i + 1.0) / (points - 1.0 - i) if i < points - 1 else 1.0
+
+
+@jit
+def _mixed_seven(weights, rows, first, out):
+    """Weighted sum of rows of seven numbers, from `first` on."""
+    t0, t1, t2, t3, t4, t5, t6 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(weights.size):
+        weight, row = weights[i], first + i
+        t0 += weight * rows[row, 0]
+        t1 += weight * rows[row, 1]
+        t2 += weight * rows[row, 2]
+        t3 += weight * rows[row, 3]
+        t4 += weight * rows[row, 4]
+        t5 += weight * rows[row, 5]
+        t6 += weight * rows[row, 6]
+    out[0], out[1], out[2], out[3], out[4], out[5], out[6] = t0, t1, t2, t3, t4, t5, t6
 
 
 @jit
@@ -128,11 +140,7 @@ def along_line(
                             known[own, column, row] = True
                             counts[1] += 1
                     if depth == 7:
-                        for k in range(7):
-                            total = 0.0
-                            for i in range(points):
-                                total += weights_b[c, i] * table[own, column, base_b[c] + i, k]
-                            mixed[c, column, k] = total
+                        _mixed_seven(weights_b[c], table[own, column], base_b[c], mixed[c, column])
                     else:  # along the last axis, which is the longer here
                         for k in range(depth):
                             mixed[c, column, k] = 0.0
@@ -143,11 +151,7 @@ def along_line(
                     stamp[c, column] = run
                     counts[2] += 1
                 if depth == 7:
-                    for k in range(7):
-                        total = 0.0
-                        for j in range(across):
-                            total += weights_m[j] * mixed[c, first + j, k]
-                        value[c, k] = total
+                    _mixed_seven(weights_m, mixed[c], first, value[c])
                 else:
                     for k in range(depth):
                         value[c, k] = 0.0
