@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from meanfield.posterior.parts import Code
+from meanfield.posterior.posterior import NotAvailable
 from meanfield.theories.deep.cuts import said_of_layer
 from meanfield.theories.deep.exchange_neurons import ClassLaw, class_law
 from meanfield.theories.deep.free_words import FreeLaw
@@ -201,14 +202,14 @@ class RecomputedLayers(LayeredPosterior):
     def _nodes(self, layer: int) -> tuple[Detail, FloatArray]:
         self._finite("the law of a layer's neurons")
         if self.scheme == "analog":
-            raise ValueError("neurons of a linear network are Gaussian; read kernel and readout_covariance.")
+            raise NotAvailable("neurons of a linear network are Gaussian; read kernel and readout_covariance.")
         if layer not in self._kept:
             self._kept[layer] = layer_nodes(self._system, self._order, layer)
         return self._kept[layer]
 
     def _finite(self, what: str) -> None:
         if math.isinf(self.task.n_samples):
-            raise ValueError(
+            raise NotAvailable(
                 f"{what} is not there at P = infinity, where neurons are a sum of deltas; read .codes, or give a "
                 "finite n_samples."
             )
@@ -216,7 +217,7 @@ class RecomputedLayers(LayeredPosterior):
     def _on_one_lattice(self, what: str) -> None:
         """Refuses what is worked out where a layer is integrated on one lattice."""
         if self.scheme == "redundant" and len(self._system.problem.n) > LATTICE_CLASSES:
-            raise ValueError(
+            raise NotAvailable(
                 f"{what} is there for up to {LATTICE_CLASSES} classes of different targets; read .codes and .kernel(), "
                 "or draw neurons with .sample_neurons()."
             )
