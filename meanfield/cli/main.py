@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument(
         "--output", type=Path, metavar="FILE.npz", help="save the posterior; with --data: folder for all results"
     )
+    solve.add_argument("--rtol", type=float, metavar="X", help="wanted accuracy, of deep networks and at finite P")
     solve.add_argument("--plot", type=Path, metavar="STEM", help="draw readouts, activations, kernel: STEM-*.pdf, .png")
     solve.set_defaults(run=_solve)
 
@@ -220,7 +221,7 @@ def _solve(options: argparse.Namespace) -> None:
         npz_path(options.output)  # what cannot be written is said before the work
     from meanfield.solve import solve
 
-    posterior = solve(network, task, tau=tau_from(options, config))
+    posterior = solve(network, task, tau=tau_from(options, config), rtol=options.rtol, width=options.width)
     print(posterior.table())
     written = []
     if options.output is not None:
@@ -231,10 +232,17 @@ def _solve(options: argparse.Namespace) -> None:
 
 
 def _draw(posterior: Posterior, stem: Path) -> list[Path]:
+    """Pictures of what this posterior has; of the others it is said why they are missing."""
+    from meanfield.posterior.posterior import NotAvailable
+
     plot = _plot_module()
     written = []
     for name in ("readout_posterior", "activation_map", "kernel"):
-        figure = getattr(plot, f"plot_{name}")(posterior).figure
+        try:
+            figure = getattr(plot, f"plot_{name}")(posterior).figure
+        except NotAvailable as error:
+            print(f"no {name.replace('_', ' ')}: {error}")
+            continue
         written += plot.save_figure(figure, stem.with_name(f"{stem.name}-{name}"))
     return written
 
