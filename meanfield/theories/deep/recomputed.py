@@ -84,7 +84,8 @@ class RecomputedLayers(LayeredPosterior):
 
         Neurons are active or not by their mean <phi> given both of their fields, without the scatter of a mean over
         finitely many samples; the line between the two runs through a lattice, so that "on" and "off" of soft layers
-        are good to 1e-3 to 3e-3. The kurtosis is that of means over the n_c samples of each class, as in networks.
+        are good to 1e-3 to 3e-3. The kurtosis is that of means over the n_c samples of each class, as in networks; NaN
+        where two classes differ by so little that rounding errors remain.
         """
         layer = self._layer(layer) - 1
         self._finite("the law of a layer's neurons")
@@ -92,12 +93,14 @@ class RecomputedLayers(LayeredPosterior):
         if self._exchanged:
             count = len(self._system.problem.n)
             on, off = (np.full(count, value) for value in self._class_law(layer).on_and_off())
+            centres = np.zeros(len(own.index))
         else:
             detail, _ = self._nodes(layer)
+            centres = (detail.share / detail.share.sum() @ detail.activation)[own.index]
             on, off = np.array([self._on_and_off(layer, detail, c) for c in range(detail.activation.shape[1])]).T
         with np.errstate(invalid="ignore", divide="ignore"):
             sizes = self.task.n_samples * np.array(self.task.fractions)
-            kurtosis = mean_kurtosis(self._system, self._order, layer, own, sizes)
+            kurtosis = mean_kurtosis(self._system, self._order, layer, own, sizes, centres)
         on, off = own.variances(on), own.variances(off)  # of a mirror image -off and -on
         on, off = np.where(own.sign > 0.0, on, -off), np.where(own.sign > 0.0, off, -on)
         return {"on": on, "off": off, "kurtosis": kurtosis}
