@@ -41,13 +41,19 @@ def test_pictures_that_a_posterior_does_not_have_are_named(tmp_path, capsys):
     words = "--depth", 2, "--n-samples", 60, "--tau", 0.1, "--activation", "linear", "--plot", tmp_path / "one"
     assert run("solve", *TWO, *words) == 0
     assert "no activation map: neurons of a linear network are Gaussian" in capsys.readouterr().out
-    assert names(tmp_path) == {f"one-{name}.{end}" for name in ("kernel", "readout_posterior") for end in ("pdf", "png")}
+    assert names(tmp_path) == {
+        f"one-{name}.{end}" for name in ("kernel", "readout_posterior") for end in ("pdf", "png")
+    }
 
 
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (("--activation", "relu", "--n-samples", 60, "--sweep", "tau=0.1:0.2:2"), 3, "no point is certified; the first: "),
+        (
+            ("--activation", "relu", "--n-samples", 60, "--sweep", "tau=0.1:0.2:2"),
+            3,
+            "no point is certified; the first: ",
+        ),
         (("--sweep", "tau=0.1:0.2:2", "--maps", 0.1, 3), 2, "--maps must be from 0.1 to 0.2, as tau, got 3"),
         (("--sweep", "tau=0.1:0.2:2", "--sweep", "off=0:1:2", "--maps", 0.1), 2, "--maps is for one --sweep"),
     ],

@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lazy", action="store_true", default=None, help="only the lazy (Gaussian process) network")
     group.add_argument(
         "--width", type=int, metavar="N",
-        help="of which the predictor varies by 1/N; default: 1000. On tasks of classes, deep networks of rectifiers: N of "
-        "the finite-N saddle; default: inf",
+        help="of which the predictor varies by 1/N; default: 1000. On tasks of classes, deep networks of rectifiers: N "
+        "of the finite-N saddle; default: inf",
     )  # fmt: skip
     group.add_argument("--seed", type=int, metavar="S", help="of the choice of images and neurons; default: 0")
 

@@ -25,8 +25,8 @@ from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["MEANS", "SQUARES", "ClassTable", "PowersOfSums", "class_columns"]
 
-# Products of powers of S, the sum of phi - centre over so many samples (and that centre) of a class, apart from those of
-# the other factors.
+# Products of powers of S, the sum of phi - centre over so many samples (and that centre) of a class, apart from those
+# of the other factors.
 PowersOfSums = tuple[tuple[tuple[tuple[float, float], int], ...], ...]
 
 # Columns of a table besides the class functions: orders by b and h of the derivatives of g that are multiplied; h.
