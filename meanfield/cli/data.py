@@ -22,8 +22,8 @@ __all__ = ["add_arguments", "check", "solve_data"]
 
 _DEFAULTS = {"per_class": 30, "test": 150, "width": 1000, "seed": 0}
 _DEFAULTS |= {"grayscale": False, "no_center": False, "lazy": False}
-_FLAGS = ("classes", "path", *_DEFAULTS)
-_NOT_WITH_DATA = ("fractions", "targets", "n_samples", "plot")
+_FLAGS = ("classes", "path", *(name for name in _DEFAULTS if name != "width"))  # tasks of classes have a width, too
+_NOT_WITH_DATA = ("fractions", "targets", "n_samples", "plot", "rtol")
 _TAU = 0.01
 _COLUMNS = {"accuracy": 9, "error": 10, "bias": 10, "variance": 11}  # of the printed comparison, and their widths
 
@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--grayscale", action="store_true", default=None, help="turn colour images grey")
     group.add_argument("--no-center", action="store_true", default=None, help="keep the mean of the training images")
     group.add_argument("--lazy", action="store_true", default=None, help="only the lazy (Gaussian process) network")
-    group.add_argument("--width", type=int, metavar="N", help="of which the predictor varies by 1/N; default: 1000")
+    group.add_argument(
+        "--width", type=int, metavar="N",
+        help="of which the predictor varies by 1/N; default: 1000. On tasks of classes, deep networks of rectifiers: N "
+        "of the finite-N saddle; default: inf",
+    )  # fmt: skip
     group.add_argument("--seed", type=int, metavar="S", help="of the choice of images and neurons; default: 0")
 
 

@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument(
         "--output", type=Path, metavar="FILE.npz", help="save the posterior; with --data: folder for all results"
     )
+    solve.add_argument("--rtol", type=float, metavar="X", help="wanted accuracy, of deep networks and at finite P")
     solve.add_argument("--plot", type=Path, metavar="STEM", help="draw readouts, activations, kernel: STEM-*.pdf, .png")
     solve.set_defaults(run=_solve)
 
@@ -220,7 +221,7 @@ def _solve(options: argparse.Namespace) -> None:
         npz_path(options.output)  # what cannot be written is said before the work
     from meanfield.solve import solve
 
-    posterior = solve(network, task, tau=tau_from(options, config))
+    posterior = solve(network, task, tau=tau_from(options, config), rtol=options.rtol, width=options.width)
     print(posterior.table())
     written = []
     if options.output is not None:
@@ -231,10 +232,17 @@ def _solve(options: argparse.Namespace) -> None:
 
 
 def _draw(posterior: Posterior, stem: Path) -> list[Path]:
+    """Pictures of what this posterior has; of the others it is said why they are missing."""
+    from meanfield.posterior.posterior import NotAvailable
+
     plot = _plot_module()
     written = []
     for name in ("readout_posterior", "activation_map", "kernel"):
-        figure = getattr(plot, f"plot_{name}")(posterior).figure
+        try:
+            figure = getattr(plot, f"plot_{name}")(posterior).figure
+        except NotAvailable as error:
+            print(f"no {name.replace('_', ' ')}: {error}")
+            continue
         written += plot.save_figure(figure, stem.with_name(f"{stem.name}-{name}"))
     return written
 
@@ -266,6 +274,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
     axes = [axis_from(item) for item in options.sweep or [_DEFAULT_LINE]]
     if len({name for name, _ in axes}) != len(axes) or len(axes) > 2:
         raise ValueError("--sweep may be given once or twice, with different parameters.")
+    _check_maps(options.maps, axes)
     folder = folder_for(options.output)
     from meanfield.theories.single_layer.precompile import beside
 
@@ -276,6 +285,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
         values: dict[str, Any] = {"tau": tau, **dict(axes)}
         diagram = shared(network, task, **values)
         print(diagram)
+        _say_what_failed(diagram)
         if len(axes) == 1:
             maps = options.maps or (None if options.sweep else _DEFAULT_MAPS)
             written = _line(diagram, maps, folder / "-".join(["weights", *diagram.axes]))
@@ -286,12 +296,25 @@ def _phase_diagram(options: argparse.Namespace) -> None:
             values = {"tau": tau, **dict(axis_from(item) for item in _DEFAULT_PLANE)}
             diagram = shared(network, task, **values)
             print(f"\n{diagram}")
+            _say_what_failed(diagram)
             written += _plane(diagram, folder / "phases-off-sigma_a")
             pages.append(diagram)
     if options.html:
         kind = ("weights", "phases")
         written += [page.to_html(folder / "-".join([kind[len(page.axes) - 1], *page.axes])) for page in pages]
     _report(written)
+
+
+def _check_maps(maps: Sequence[float] | None, axes: Sequence[tuple[str, FloatArray]]) -> None:
+    """Refuse, before the sweep, places of activation maps that are not on it."""
+    if not maps:
+        return
+    if len(axes) == 2:
+        raise ValueError("--maps is for one --sweep; a plane is drawn without activation maps.")
+    name, values = axes[0]
+    outside = [f"{place:g}" for place in maps if not values[0] <= place <= values[-1]]
+    if outside:
+        raise ValueError(f"--maps must be from {values[0]:g} to {values[-1]:g}, as {name}, got {', '.join(outside)}.")
 
 
 def _workers(number: int) -> AbstractContextManager[Executor | None]:
@@ -306,26 +329,65 @@ def _workers(number: int) -> AbstractContextManager[Executor | None]:
     return ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"))
 
 
+def _say_what_failed(diagram: PhaseDiagram) -> None:
+    """Print why points are not certified; ConvergenceError where none is."""
+    from meanfield.posterior.certificate import ConvergenceError
+
+    failed = [str(said) for said in diagram.messages[~diagram.certified]]
+    if failed and not diagram.certified.any():
+        raise ConvergenceError(f"no point is certified; the first: {failed[0]}")
+    for said in dict.fromkeys(failed):
+        print(f"not certified ({failed.count(said)}): {said}")
+
+
 def _line(diagram: PhaseDiagram, maps: Sequence[float] | None, stem: Path) -> list[Path]:
     """One parameter: weights and transitions, activation maps at a few values."""
     from meanfield.phases.curves import line_quantities
 
     name, values = next(iter(diagram.axes.items()))
-    transitions = diagram.transitions()
-    print(f"{len(transitions)} transitions and crossovers along {name}")
-    for transition in transitions:
-        print(f"  {name} = {transition.value:.10f}   {transition.label}")
-    posteriors = {value: diagram.solve(**{name: value}) for value in maps or _between(values, transitions)}
-    figure = _plot_module().figure_phase_diagram(diagram, posteriors)
+    transitions = _located(diagram, name)
     quantities = line_quantities(diagram)
     columns = [values, diagram.objective, _phase_names(diagram), *quantities.values()]
     located = [(t.parameter, f"{t.value:.12f}", t.kind, t.label) for t in transitions]
-    return [
-        *_plot_module().save_figure(figure, stem),
+    data = [
         diagram.save(stem.with_suffix(".npz")),
         _write_csv(stem.with_suffix(".csv"), [name, "objective", "phase", *quantities], zip(*columns, strict=True)),
         _write_csv(stem.with_name(f"transitions-{name}.csv"), ["parameter", "value", "kind", "label"], located),
     ]
+    plot, mapped = _plot_module(), _mapped(diagram, name, maps or _between(values, transitions))
+    figure = plot.figure_phase_diagram(diagram, mapped) if mapped else plot.plot_weights(diagram).figure
+    return [*plot.save_figure(figure, stem), *data]
+
+
+def _located(diagram: PhaseDiagram, name: str) -> Sequence[Transition | CodeTransition]:
+    """Transitions along a line, printed; none where no theory locates them, which is said."""
+    from meanfield.posterior.posterior import NotAvailable
+
+    try:
+        transitions = diagram.transitions()
+    except NotAvailable as error:
+        print(error)
+        return ()
+    print(f"{len(transitions)} transitions and crossovers along {name}")
+    for transition in transitions:
+        print(f"  {name} = {transition.value:.10f}   {transition.label}")
+    return transitions
+
+
+def _mapped(diagram: PhaseDiagram, name: str, places: Sequence[float]) -> dict[float, Posterior]:
+    """Solutions of which activation maps can be drawn; of the others it is said why not."""
+    from meanfield.posterior.certificate import ConvergenceError
+    from meanfield.posterior.posterior import NotAvailable
+
+    found: dict[float, Posterior] = {}
+    for place in dict.fromkeys(places):
+        try:
+            posterior = diagram.solve(**{name: place})
+            posterior.sample_neurons(100, rng=0)
+            found[place] = posterior
+        except (NotAvailable, ConvergenceError) as error:
+            print(f"no activation map at {name} = {place:g}: {error}")
+    return found
 
 
 def _plane(diagram: PhaseDiagram, stem: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,7 @@ from meanfield.phases.phase_names import PhaseNames
 from meanfield.phases.raster import PointArrays, posterior_at
 from meanfield.phases.work import SweepWork
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.posterior.posterior import SolvedPosterior
+from meanfield.posterior.posterior import NotAvailable, SolvedPosterior
 from meanfield.posterior.registry import covering_theory, sweep_accuracy
 from meanfield.posterior.swept import LocatesTransitions
 from meanfield.problem.class_task import ClassTask
@@ -139,9 +140,17 @@ class PhaseDiagram(PhaseNames):
         Raises
         ------
         ValueError
-            For a diagram with two axes, or of a network without codes or outliers. In deep networks at finite P single
-            codes come and go smoothly, and only first-order transitions are listed.
+            For a diagram with two axes. In deep networks at finite P single codes come and go smoothly, and only
+            first-order transitions are listed.
+        NotAvailable
+            Along ``depth``, and of deep networks along ``n_samples`` and with a phi that is not bounded.
         """
+        return self._transitions
+
+    @cached_property
+    def _transitions(self) -> tuple[Transition | CodeTransition, ...]:
+        if tuple(self.axes) == ("depth",):  # one theory at depth 1, another one below
+            raise NotAvailable("transitions are not located along depth; sweep a parameter that varies continuously.")
         theory = covering_theory(*self.problem((0,) * len(self.shape)))
         if isinstance(theory, LocatesTransitions):
             return cast("tuple[CodeTransition, ...]", theory.transitions_along(self))

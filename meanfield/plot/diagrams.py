@@ -34,7 +34,7 @@ from meanfield.plot.style import (
     symbol,
     tint,
 )
-from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.posterior import NotAvailable, Posterior
 from meanfield.theories.deep.transitions import CodeTransition
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.validation import BoolArray, FloatArray, generator, instance, real_number, short
@@ -72,7 +72,11 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     if len(diagram.axes) != 1:
         raise ValueError(f"weights are drawn over one parameter, not over {list(diagram.axes)}; use plot_phases.")
     ax = axes_or_new(ax, (5.0, 2.6))
-    (name, swept), transitions = next(iter(diagram.axes.items())), list(diagram.transitions())
+    name, swept = next(iter(diagram.axes.items()))
+    try:
+        transitions = list(diagram.transitions())
+    except NotAvailable:  # weights and overlaps are there all the same
+        transitions = []
     values = on_paper(swept)
     regular, curves = regular_curves(diagram)
     for style, (labels, quantity) in zip(code_styles(curve_name(names) for names, _ in curves), curves, strict=True):

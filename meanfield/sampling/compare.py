@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from meanfield.drawing import drawn
+from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.posterior import Posterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
@@ -184,6 +185,8 @@ def compare(
     ValueError
         If theory and samples belong to different networks, tasks, P or tau, for unknown statistics, and with
         `one_loop` for theories that do not have it.
+    ConvergenceError
+        If the theory has no certified solution at the fractions of some chain.
 
     Examples
     --------
@@ -216,7 +219,15 @@ def compare(
         _check_codes_are_followed(shares, patterns)
     left_out: dict[str, float] = {}
     untold: list[str] = []
-    theory = expected(posterior, draws, patterns, shares, inputs, left_out, at_width, untold)
+    try:
+        theory = expected(posterior, draws, patterns, shares, inputs, left_out, at_width, untold)
+    except ConvergenceError as error:
+        if shares is None:
+            raise
+        said = f"{str(error).rstrip('.')}; fractions='equilibrium' compares with the shares of equilibrium."
+        if isinstance(error, UnstableFractions):
+            raise UnstableFractions(said, error.pattern) from error
+        raise ConvergenceError(said, error.result) from error
     rows: list[Row] = []
     for observable in observables(draws, patterns):
         if observable.group in groups:

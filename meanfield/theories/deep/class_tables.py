@@ -25,8 +25,9 @@ from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["MEANS", "SQUARES", "ClassTable", "PowersOfSums", "class_columns"]
 
-# Products of powers of S, the sum of phi over so many samples of a class, apart from those of the other factors.
-PowersOfSums = tuple[tuple[tuple[float, int], ...], ...]
+# Products of powers of S, the sum of phi - centre over so many samples (and that centre) of a class, apart from those
+# of the other factors.
+PowersOfSums = tuple[tuple[tuple[tuple[float, float], int], ...], ...]
 
 # Columns of a table besides the class functions: orders by b and h of the derivatives of g that are multiplied; h.
 MEANS = {
@@ -66,9 +67,9 @@ def class_columns(
     if every is None:
         parts[:, 0] = 1.0
     elif sums:
-        powers = {size: _powers(every, size) for size in {size for factors in sums for size, _ in factors}}
+        powers = {part: _powers(every, *part) for part in {part for factors in sums for part, _ in factors}}
         for i, factors in enumerate(sums):
-            parts[:, i] = np.prod([powers[size][:, power] for size, power in factors], axis=0)
+            parts[:, i] = np.prod([powers[part][:, power] for part, power in factors], axis=0)
     else:
         class_functions(every, n, parts)
     for i, orders in enumerate(MEANS.values()):
@@ -82,10 +83,11 @@ def class_columns(
     return parts
 
 
-def _powers(every: FloatArray, size: float) -> FloatArray:
-    """(k, 5) <S^i>, S the sum of phi over so many samples: e^(-n g) d_b^i e^(n g), of any n."""
-    found = np.empty((every.shape[1], len(KEYS)))
-    class_functions(every, size, found)
+def _powers(every: FloatArray, size: float, centre: float) -> FloatArray:
+    """(k, 5) <S^i>, S the sum of phi - centre over so many samples: e^(-n g) d_b^i e^(n g), of any n."""
+    found, about = np.empty((every.shape[1], len(KEYS))), every.copy()
+    about[ORDERS.index((1, 0))] -= centre
+    class_functions(about, size, found)
     return found[:, [KEYS.index((i, 0, 0, 0)) for i in range(5)]]
 
 

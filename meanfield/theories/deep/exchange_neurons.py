@@ -101,7 +101,7 @@ def mean_powers(
     nodes, algebra = layer.nodes(setting), moment_algebra()
     counts = [float(layer.n[0]) if count is None else float(count) for count in (one, other)]
     orders = [(i, j) for i, j in itertools.product(range(5), repeat=2) if i + j <= 4]
-    sums = tuple(tuple((count, k) for count, k in zip(counts, pair) if k) for pair in orders)
+    sums = tuple(tuple(((count, 0.0), k) for count, k in zip(counts, pair) if k) for pair in orders)
     values = dict(zip(orders, np.moveaxis(nodes.columns(4, sums)[..., : len(sums)], -1, 0)))
     single = [0, *(algebra.index(**{f"power{i}": 1}) for i in range(1, 5))]
 

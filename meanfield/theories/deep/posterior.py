@@ -14,6 +14,7 @@ from meanfield.posterior.finite_width import OneLoop
 from meanfield.posterior.generalization import Generalization
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code
+from meanfield.posterior.posterior import NotAvailable
 from meanfield.posterior.registry import Freezes, theory_named
 from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
@@ -242,7 +243,7 @@ class DeepPosterior(LayerDensities):
         """
         self._finite("the end of a branch of solutions")
         if self.scheme == "analog":
-            raise ValueError("linear networks have one solution, no branches of them.")
+            raise NotAvailable("linear networks have one solution, no branches of them.")
         problem = problem_of(self.network, self.task, self.tau)[0]
         try:
             return uncoded_end(problem)
@@ -276,7 +277,7 @@ class DeepPosterior(LayerDensities):
         """
         self._finite("a search for other solutions")
         if self.scheme == "analog" or self.solution.frozen:
-            raise ValueError("only solutions of nonlinear networks at equilibrium have rivals.")
+            raise NotAvailable("only solutions of nonlinear networks at equilibrium have rivals.")
         self._on_one_lattice("a search from many starts")
         problem = problem_of(self.network, self.task, self.tau)[0]
         found = other_solutions(problem, whole_number("starts", starts, at_least=0), new_generator("rng", rng))
@@ -299,7 +300,7 @@ class DeepPosterior(LayerDensities):
         """
         self._finite("a term of order 1/N")
         if self.scheme == "analog":
-            raise ValueError("one_loop() is there for networks with codes; phi is linear.")
+            raise NotAvailable("one_loop() is there for networks with codes; phi is linear.")
         self._on_one_lattice("a term of order 1/N")
         try:
             return one_loop(self._system, self._order, self._members)

@@ -236,22 +236,24 @@ class ReadoutProducts(Products):
 
 
 class MeanMoments(Products):
-    """Rows of <S_i^k S_j^l>, k + l <= 4, S the sum of phi over the samples of a class of the task: `powers`
+    """Rows of <S_i^k S_j^l>, k + l <= 4, S the sum of phi - centre over the samples of a class of the task: `powers`
     (5, 5, C, C) for two of these (0 elsewhere), of which `index` (C,) says which class of the problem they are part of,
-    and `counts` (C,) how many samples they have. Two parts of one class have the same fields."""
+    `counts` (C,) how many samples they have, and `centres` which number near their mean of phi is subtracted. Two parts
+    of one class have the same fields."""
 
-    def __init__(self, index: IntArray, counts: FloatArray) -> None:
-        self.index, self.counts = index, [float(count) for count in counts]
+    def __init__(self, index: IntArray, counts: FloatArray, centres: FloatArray) -> None:
+        self.index = index
+        self.counts = [(float(count), float(centre)) for count, centre in zip(counts, centres, strict=True)]
         super().__init__(int(index.max()) + 1, curvature=True, last=False, fields=False)
 
     def __post_init__(self) -> None:
         self.one = self._row({})
-        known: dict[tuple[tuple[float, int], ...], int] = {(): 0}
+        known: dict[tuple[tuple[tuple[float, float], int], ...], int] = {(): 0}
         self.powers = np.zeros((5, 5, len(self.index), len(self.index)), dtype=np.int64)
         for i, j in itertools.permutations(range(len(self.index)), 2):
             for k, power in itertools.product(range(5), repeat=2):
                 if k + power <= 4:
-                    factors: dict[int, tuple[tuple[float, int], ...]] = {}
+                    factors: dict[int, tuple[tuple[tuple[float, float], int], ...]] = {}
                     for one, order in ((i, k), (j, power)):
                         if order:
                             c = int(self.index[one])

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from meanfield.posterior.parts import Code
+from meanfield.posterior.posterior import NotAvailable
 from meanfield.theories.deep.cuts import said_of_layer
 from meanfield.theories.deep.exchange_neurons import ClassLaw, class_law
 from meanfield.theories.deep.free_words import FreeLaw
@@ -83,7 +84,8 @@ class RecomputedLayers(LayeredPosterior):
 
         Neurons are active or not by their mean <phi> given both of their fields, without the scatter of a mean over
         finitely many samples; the line between the two runs through a lattice, so that "on" and "off" of soft layers
-        are good to 1e-3 to 3e-3. The kurtosis is that of means over the n_c samples of each class, as in networks.
+        are good to 1e-3 to 3e-3. The kurtosis is that of means over the n_c samples of each class, as in networks; NaN
+        where two classes differ by so little that rounding errors remain.
         """
         layer = self._layer(layer) - 1
         self._finite("the law of a layer's neurons")
@@ -91,12 +93,14 @@ class RecomputedLayers(LayeredPosterior):
         if self._exchanged:
             count = len(self._system.problem.n)
             on, off = (np.full(count, value) for value in self._class_law(layer).on_and_off())
+            centres = np.zeros(len(own.index))
         else:
             detail, _ = self._nodes(layer)
+            centres = (detail.share / detail.share.sum() @ detail.activation)[own.index]
             on, off = np.array([self._on_and_off(layer, detail, c) for c in range(detail.activation.shape[1])]).T
         with np.errstate(invalid="ignore", divide="ignore"):
             sizes = self.task.n_samples * np.array(self.task.fractions)
-            kurtosis = mean_kurtosis(self._system, self._order, layer, own, sizes)
+            kurtosis = mean_kurtosis(self._system, self._order, layer, own, sizes, centres)
         on, off = own.variances(on), own.variances(off)  # of a mirror image -off and -on
         on, off = np.where(own.sign > 0.0, on, -off), np.where(own.sign > 0.0, off, -on)
         return {"on": on, "off": off, "kurtosis": kurtosis}
@@ -201,14 +205,14 @@ class RecomputedLayers(LayeredPosterior):
     def _nodes(self, layer: int) -> tuple[Detail, FloatArray]:
         self._finite("the law of a layer's neurons")
         if self.scheme == "analog":
-            raise ValueError("neurons of a linear network are Gaussian; read kernel and readout_covariance.")
+            raise NotAvailable("neurons of a linear network are Gaussian; read kernel and readout_covariance.")
         if layer not in self._kept:
             self._kept[layer] = layer_nodes(self._system, self._order, layer)
         return self._kept[layer]
 
     def _finite(self, what: str) -> None:
         if math.isinf(self.task.n_samples):
-            raise ValueError(
+            raise NotAvailable(
                 f"{what} is not there at P = infinity, where neurons are a sum of deltas; read .codes, or give a "
                 "finite n_samples."
             )
@@ -216,7 +220,7 @@ class RecomputedLayers(LayeredPosterior):
     def _on_one_lattice(self, what: str) -> None:
         """Refuses what is worked out where a layer is integrated on one lattice."""
         if self.scheme == "redundant" and len(self._system.problem.n) > LATTICE_CLASSES:
-            raise ValueError(
+            raise NotAvailable(
                 f"{what} is there for up to {LATTICE_CLASSES} classes of different targets; read .codes and .kernel(), "
                 "or draw neurons with .sample_neurons()."
             )

@@ -58,6 +58,7 @@ _LAST, _NEARLY = 4, 1e-3  # more steps for soft directions; residual up to which
 _REFINEMENTS = 3  # of lattices that are too coarse
 _ASTRAY = 0.1  # residual that is no solution by any quadrature
 _NEAR = 1e-2  # and up to which it is worth a try where nothing else was found
+_CODES_APART = 5e-3  # of <phi^2>, by which listed codes may differ from the kernel
 
 Report = Callable[[str, int, float], None]
 
@@ -387,9 +388,19 @@ def _posterior(
     else:
         second_readout = s * states.second_beta
         parts = code_parts(states, alike, s)
+    d = alike.variances(np.array([a.d for a in (*lower, top)]))
+    if states is not None and status is Status.OPTIMAL:
+        square = parts["weight"] @ (parts["activation"] ** 2 + parts["activation_variance"])  # <phi^2> of a class
+        whole = np.diag(kernel[-1]) + d[-1]
+        apart = float(np.abs(square - whole).max() / whole.max())
+        if apart > max(_CODES_APART, 3.0 * allowed):
+            status = Status.RESIDUAL
+            message = (
+                f"codes of the last layer were not resolved: with them <phi^2> is off by {apart:.1e} of the kernel"
+            )
     solution = DeepSolution(
         kernel=kernel,
-        d=alike.variances(np.array([a.d for a in (*lower, top)])),
+        d=d,
         tilde=alike.matrices(order.tilde),
         delta=alike.variances(order.delta),
         t=alike.outputs(order.t),

@@ -45,6 +45,7 @@ _UNSEEN = 1e-9  # share of the lightest nodes together, which are taken to have 
 _FAINT = 1e-8  # share of a node whose cell is not split
 _DRAWN = 2000  # neurons
 _ROUNDING = 1e-8  # of the largest kernel or conjugate, of a class of target 0
+_LOST = 1e-10  # of the terms that make up a fourth moment, below which rounding errors remain of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,10 +330,13 @@ def _beside(detail: Detail, words: FloatArray) -> FloatArray:
     return found
 
 
-def mean_kurtosis(system: System, order: Order, layer: int, members: Members, counts: FloatArray) -> FloatArray:
+def mean_kurtosis(
+    system: System, order: Order, layer: int, members: Members, counts: FloatArray, centres: FloatArray
+) -> FloatArray:
     """(C, C) kurtosis over neurons of the difference of the means of phi over the samples of two classes of the task,
-    which are `members` of the system's and have so many samples (C,); NaN on the diagonal. Nodes of the layer are those
-    of `layer_nodes`, which has to come first."""
+    which are `members` of the system's and have so many samples (C,); NaN on the diagonal, and where the two differ by
+    so little that rounding errors remain. Nodes of the layer are those of `layer_nodes`, which has to come first;
+    moments are about `centres` (C,), numbers near the mean of phi."""
     setting, over = system.setting(order, layer), system.layers[layer]
     moments = np.zeros((5, 5, len(counts), len(counts)))
     if system.exchanged:
@@ -341,7 +345,7 @@ def mean_kurtosis(system: System, order: Order, layer: int, members: Members, co
             alike = int(members.index[i] == members.index[j])
             moments[:, :, i, j] = powers[float(counts[i]), float(counts[j])][alike]
     else:
-        products = MeanMoments(members.index, counts)
+        products = MeanMoments(members.index, counts, centres)
         shares: list[tuple[float, str | None]] = [(1.0, None)]
         if system.codes and layer == system.problem.depth - 1:
             assert system.fractions is not None
@@ -361,6 +365,8 @@ def _kurtosis(moments: FloatArray, n: FloatArray, signs: FloatArray) -> FloatArr
     mean = about[1]
     second = about[2] - mean**2
     fourth = about[4] - 4.0 * mean * about[3] + 6.0 * mean**2 * about[2] - 3.0 * mean**4
+    size = sum(math.comb(4, j) * np.abs(moments[4 - j, j]) for j in range(5))
+    second[~(_LOST * size < np.abs(fourth))] = np.nan
     np.fill_diagonal(second, np.nan)
     return np.asarray(fourth / second**2)
 

@@ -80,7 +80,10 @@ class DeepTheory:
                 except ConvergenceError:
                     raise error from None
         if found.status != "optimal":
-            raise ConvergenceError(f"no certified solution at these fractions of the codes: {found.message}.", found)
+            text = f"no certified solution at these fractions of the codes: {found.message}."
+            if "rtol" in found.message:
+                text = f"{text[:-1]}: options of mf.solve(fractions=...)."
+            raise ConvergenceError(text, found)
         return found
 
     def equations(self, network: Network, task: ClassTask | DataTask | None) -> DeepEquations | None:

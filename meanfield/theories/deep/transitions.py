@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.posterior import NotAvailable, Posterior
 from meanfield.posterior.swept import Swept
 from meanfield.theories.deep.first_order import crossings
 from meanfield.validation import FloatArray
@@ -83,18 +83,20 @@ def transitions_along(diagram: Swept) -> tuple[CodeTransition, ...]:
     Raises
     ------
     ValueError
-        For two axes, for a parameter that is no number, and for rectifiers.
+        For two axes.
+    NotAvailable
+        For a parameter that is no number, along ``n_samples``, and for activations that are not bounded.
     """
     if len(diagram.axes) != 1:
         raise ValueError(f"transitions are located along one parameter, the diagram has {list(diagram.axes)}.")
     name, values = next(iter(diagram.axes.items()))
-    if np.ndim(values) != 1 or name in ("depth", "n_samples"):
-        raise ValueError(f"transitions are not located along {name}; sweep a parameter that varies continuously.")
+    if np.ndim(values) != 1 or name == "n_samples":
+        raise NotAvailable(f"transitions are not located along {name}; sweep a parameter that varies continuously.")
     finite = [math.isfinite(task.n_samples) for _, task, _ in diagram.problems()]
     if all(finite):
         return _first_order(diagram, name, values)
     if any(finite):
-        raise ValueError("transitions are located at one n_samples, finite or infinite.")
+        raise NotAvailable("transitions are located at one n_samples, finite or infinite.")
     order = np.argsort(values)
     good = [int(i) for i in order if diagram.certified[i]]
     span = float(np.ptp(values)) or 1.0
@@ -108,7 +110,7 @@ def transitions_along(diagram: Swept) -> tuple[CodeTransition, ...]:
 def _first_order(diagram: Swept, name: str, values: FloatArray) -> tuple[CodeTransition, ...]:
     """Where all codes are lost, or found, at once."""
     if any(network.activation.parts != "codes" for network, _, _ in diagram.problems()):
-        raise ValueError("first-order transitions are located for bounded activations.")
+        raise NotAvailable("first-order transitions are located for bounded activations.")
     found = []
     located, lost = crossings(diagram, name, values)
     for text in lost:

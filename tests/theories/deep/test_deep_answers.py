@@ -6,7 +6,8 @@ import pickle
 
 import numpy as np
 import pytest
-from scipy.special import erfc, erfcx
+from deep_oracles import Cloud, Weight, _root
+from scipy.special import erfc, erfcx, logsumexp
 
 import meanfield as mf
 from meanfield.posterior.certificate import Certificate
@@ -17,6 +18,29 @@ from meanfield.theories.deep.states import layer_nodes, mean_kurtosis
 from meanfield.theories.deep.system import System
 
 THREE = [0.2, 0.3, 0.5]
+
+
+def test_kurtosis_of_classes_that_hardly_differ():
+    """A saturated layer of nearly equal targets: raw moments cancelled down to 7.34 and, the other way round, 7.45."""
+    network = mf.Network("sigmoid", 2, layer_sigmas=(1.2,), width_ratios=(0.6,))
+    task = mf.class_task([0.65, 0.35], targets=[0.4, 0.43], n_samples=7509)
+    post = mf.solve(network, task, 0.5)
+    s, n, rng = post.solution, 7509 * np.array([0.65, 0.35]), np.random.default_rng(0)
+    spread = _root(1.44 * s.kernel[0])
+    weight = Weight(network.activation, n, s.t / math.sqrt(7509), spread, 1.44 * s.d[0], np.zeros(2))
+    centre, covariance, height = weight.maxima(rng)
+    cloud = Cloud(np.exp(height - height.max()), centre, 1.5 * covariance)
+    x = cloud.draw(14, rng)
+    g = weight.sites_at(x)
+    log = weight.log(x, g) - logsumexp(cloud.logs(x), axis=1)
+    share = np.exp(log - logsumexp(log))
+    mean, variance = g[1, 0] - g[1, 1], (g[2] / n[:, None]).sum(axis=0)
+    apart = mean - share @ mean
+    second = share @ (apart**2 + variance)
+    fourth = share @ (apart**4 + 6 * apart**2 * variance + 3 * variance**2)  # skewness of so many samples aside
+    found = post.separation(2)["kurtosis"]
+    assert found[0, 1] == pytest.approx(found[1, 0], rel=1e-8)
+    assert found[0, 1] == pytest.approx(fourth / second**2, rel=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +58,7 @@ def test_kurtosis_has_the_sizes_of_the_classes_of_the_task(phi, fractions, targe
     order = alike.order(post.solution)
     for layer in (0, 1):
         layer_nodes(system, order, layer)
-        wanted = mean_kurtosis(system, order, layer, alike, problem.n)
+        wanted = mean_kurtosis(system, order, layer, alike, problem.n, np.zeros(len(problem.n)))
         found = post.separation(layer + 1)["kurtosis"]
         apart = ~np.eye(len(fractions), dtype=bool)
         np.testing.assert_allclose(found[apart], wanted[apart], rtol=1e-6)

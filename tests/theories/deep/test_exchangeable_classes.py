@@ -191,7 +191,7 @@ def test_kurtosis_is_that_of_one_lattice():
     layer.evaluate(given)
 
     def expected(index, counts, i, j):
-        products = MeanMoments(np.array(index), np.array(counts))
+        products = MeanMoments(np.array(index), np.array(counts), np.zeros(len(index)))
         total = layer.totals(given, products).plain
         return (total / total[products.one])[products.powers[:, :, i, j]]
 

@@ -129,14 +129,14 @@ class ReluPosterior(LayeredPosterior):
             Where N is so small that fluctuations move outliers by a good part of their distance.
         """
         if math.isinf(self.width):
-            raise ValueError(
+            raise NotAvailable(
                 "one_loop() of rectifiers is that of a given width, as outliers are single neurons: solve with width=N."
             )
         problem, index, span = self._reduced
         if problem.phi.tabulated or problem.phi.slopes != (0.0, 1.0):
-            raise ValueError("one_loop() of unbounded activations is there for max(z, 0) only.")
+            raise NotAvailable("one_loop() of unbounded activations is there for max(z, 0) only.")
         if len(problem.n) != 2:
-            raise ValueError("one_loop() of deep rectifiers is there for two classes of different targets.")
+            raise NotAvailable("one_loop() of deep rectifiers is there for two classes of different targets.")
         try:
             return relu_one_loop(*self._system, index, span)
         except (NotCovered, NotSmall, BulkDiverges, np.linalg.LinAlgError) as error:
