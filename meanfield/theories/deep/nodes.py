@@ -110,6 +110,10 @@ class LayerNodes:
         chart = self._chart(beta.shape[1])
         return np.round(chart.inverse(beta) / self.rule.beta - chart.offset(self.rule.offset)).astype(np.int64)
 
+    def in_cells(self, beta: FloatArray) -> FloatArray:
+        """(N, r) places of beta in units of the sides of cells, however long one of these is beside another."""
+        return np.asarray(self._chart(beta.shape[1]).inverse(beta) / self.rule.beta)
+
     def split(self, beta: FloatArray, parts: int, size: float = 1.0) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Cells around beta (N, r), of this size along every axis in units of those of the lattice, in parts^r pieces
         each: their middles (k, r), ln of their volumes (k,) and edges (k, r, r)."""

@@ -374,8 +374,8 @@ def _posterior(
     if silent is not None and (silent.free_energy > phi if good else silent.likely):
         status, message = Status.NO_MAXIMUM, silent.words(phi if good else None)
     top = proof.top or system.combined(found.averages)[-1]
-    lower = found.averages.lower
-    kernel = alike.matrices(np.array([a.kernel for a in (*lower, top)]))
+    # Of lower layers the unknowns themselves: averages differ by rounding, of which many samples make a residual.
+    kernel = alike.matrices(np.array([*order.kernel, top.kernel]))
     m = task.n_outputs
     s = system.problem.readout_variance
     if states is None:
@@ -388,7 +388,7 @@ def _posterior(
     else:
         second_readout = s * states.second_beta
         parts = code_parts(states, alike, s)
-    d = alike.variances(np.array([a.d for a in (*lower, top)]))
+    d = alike.variances(np.array([*order.d, top.d]))
     if states is not None and status is Status.OPTIMAL:
         square = parts["weight"] @ (parts["activation"] ** 2 + parts["activation_variance"])  # <phi^2> of a class
         whole = np.diag(kernel[-1]) + d[-1]

@@ -157,7 +157,7 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
     states = states_of(detail, words)
     if system.codes and layer == system.problem.depth - 1:  # given, each in its own basin
         return states
-    unsure = _beside(detail, words)
+    unsure = _beside(system, order, layer, detail, words)
     known = float(unsure @ detail.share) < _CLEAR
     if known:
         unsure = _apart(system, order, layer, detail, words)
@@ -202,7 +202,7 @@ def sampled_states(system: System, order: Order, counts: FloatArray) -> States:
         return _states(free.beta, free.share, free.words())
     detail = _refined(system, order, top, detail)
     detail = _rows(detail, _heaviest(detail))
-    law = WordLaw(problem.phi, problem.n, setting, detail.beta, counts)
+    law = _law_of_words(problem, setting, detail, counts)
     return _states(detail.beta, detail.share / detail.share.sum(), law.of_words())
 
 
@@ -244,8 +244,16 @@ def word_law(system: System, order: Order, layer: int, detail: Detail, unsure: F
         unsure = unsure[heavy]
     one = unsure < _SURE
     sure, some = _rows(kept, one), _rows(kept, ~one)
-    law = WordLaw(system.problem.phi, system.problem.n, setting, some.beta) if len(some.share) else None
+    law = _law_of_words(system.problem, setting, some) if len(some.share) else None
     return NodesByWord(sure, words[one], some, law)
+
+
+def _law_of_words(problem: DeepProblem, setting: Setting, detail: Detail, counts: FloatArray | None = None) -> WordLaw:
+    """The law of words at these nodes, if it has their mean activations."""
+    law = WordLaw(problem.phi, problem.n, setting, detail.beta, counts)
+    if not law.agrees(detail.activation, detail.share):
+        raise NotCovered("the law of words does not resolve how fields pull at classes that share them")
+    return law
 
 
 def _refined(system: System, order: Order, layer: int, detail: Detail) -> Detail:
@@ -316,17 +324,27 @@ def _drawn_apart(system: System, setting: Setting, layer: int, detail: Detail, w
     return found
 
 
-def _beside(detail: Detail, words: FloatArray) -> FloatArray:
-    """(N,) whether one of a node's nearest neighbours, among the heaviest, has another word."""
+def _beside(system: System, order: Order, layer: int, detail: Detail, words: FloatArray) -> FloatArray:
+    """(N,) whether a node is beside a cut: one of its neighbours on the lattice, among the heaviest, has another word;
+    in a layer without fields h also whether a cut goes through its cell."""
     found = np.zeros(len(words))
     heavy = np.argsort(-detail.share)[:_LOOKED_AT]
     heavy = heavy[detail.share[heavy] > _NOTHING]
     many = min(2 * detail.beta.shape[1] + 1, len(heavy))
     if many < 2:
         return found
-    _, near = cKDTree(detail.beta[heavy]).query(detail.beta[heavy], k=many)
+    beta, setting = detail.beta[heavy], system.setting(order, layer)
+    place = beta if system.around_peaks else system.layers[layer].in_cells(beta)
+    _, near = cKDTree(place).query(place, k=many)
     own = words[heavy]
     found[heavy] = (own[near] != own[:, None]).any(axis=1)
+    if not (setting.covariance.any() or system.around_peaks):
+        sides = np.abs(system.layers[layer].split(beta, 1)[2] @ setting.root.T).sum(axis=1)  # of cells, in b
+        mean = detail.activation[heavy]
+        slope = detail.activation_square[heavy] + detail.noise[heavy] - mean**2
+        found[heavy] = np.maximum(
+            found[heavy], (np.abs(mean - threshold(system.problem.phi)) < sides * slope).any(axis=1)
+        )
     return found
 
 

@@ -47,6 +47,7 @@ _IN_CELL = (-0.4, -0.2, 0.0, 0.2, 0.4)  # where a cell is looked at, along its s
 _CERTAIN = 1e-13  # variance of phi, whose higher moments are rounding
 _FAR = 30.0  # standard deviations
 _NOTHING = 1e-30  # part of the neurons of a node
+_MISSED = 1e-4  # of the range of phi, by which means over words may differ from those of the nodes
 
 
 class OfWord(NamedTuple):
@@ -105,6 +106,7 @@ class WordLaw:
         self.size = np.maximum(size, _NO_FIELD * size.max())
         self.shared, self.width = shared, np.maximum(np.sqrt(np.maximum(own, 0.0)), _BROAD * self.size)
         self.ends: tuple[FloatArray, FloatArray] | None = None  # the windows of alpha
+        self._found: dict[str, OfWord] | None = None
         for look in _LOOK:
             self.low, self.high = self._windows(look)
             box = self.low.min(axis=0), self.high.max(axis=0)
@@ -302,8 +304,24 @@ class WordLaw:
                     others = (others[:, :, None] * one[:, None]).reshape(len(at), -1, len(rows))
             yield lines[c], self._of_fields(c, at, np.ascontiguousarray(others))
 
+    def agrees(self, activation: FloatArray, share: FloatArray) -> bool:
+        """Whether means over all words are those of the nodes: <phi> (N, C), at shares (N,).
+
+        They are not where forces on different classes pull one field in opposite directions by hundreds of nats, which
+        tables of single classes do not hold.
+        """
+        mean = sum((one.part[:, None] * one.activation for one in self.of_words().values()), np.zeros(activation.shape))
+        low, high = activation_range(self.phi)
+        off = share @ np.abs(mean - activation) / (share.sum() * (high - low))
+        return bool((off < _MISSED).all())
+
     def of_words(self) -> dict[str, OfWord]:
-        """By word, at the nodes."""
+        """By word, at the nodes; worked out once."""
+        if self._found is None:
+            self._found = self._of_words()
+        return self._found
+
+    def _of_words(self) -> dict[str, OfWord]:
         classes = range(len(self.n))
         words = np.array(list(itertools.product((0, 1), repeat=len(self.n))))
         shape = len(words), len(self.b), len(self.n)

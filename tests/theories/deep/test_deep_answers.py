@@ -6,7 +6,9 @@ import pickle
 
 import numpy as np
 import pytest
+from deep_grids import site
 from deep_oracles import Cloud, Weight, _root
+from scipy.interpolate import CubicSpline
 from scipy.special import erfc, erfcx, logsumexp
 
 import meanfield as mf
@@ -176,3 +178,35 @@ def test_few_samples_of_a_step_are_binomial():
     for pattern, share in told.items():
         drawn = (active == [letter == "1" for letter in pattern]).all(axis=1).mean()
         assert drawn == pytest.approx(share, abs=4.0 * math.sqrt(share / 40_000))
+
+
+def test_codes_of_long_cells_and_of_opposed_forces(tmp_path):
+    """Nodes of layer 1 are ten times nearer along one axis than along the other, across which classes are cut: 10 had
+    .601. In layer 2 forces of a thousand nats pull one field in opposite directions: 11 had .930 and <phi> = .998."""
+    network = mf.Network("sigmoid", 2, readout_exponent=0.5, layer_sigmas=(1.2,), width_ratios=(0.6,))
+    post = mf.solve(network, mf.class_task([0.65, 0.35], targets=[-1.34, -1.4], n_samples=270145), 0.02)
+    s, n = post.solution, 270145 * np.array([0.65, 0.35])
+    along, across = np.meshgrid(np.arange(-27.0, 46.0, 0.1), np.arange(-60.0, 70.0, 0.1), indexing="ij")
+    beta = np.stack([along.ravel(), across.ravel()], axis=1)
+    values, vectors = np.linalg.eigh(s.tilde[0])
+    b = beta @ (vectors * np.sqrt(values)) @ vectors.T
+    log, mean = -0.5 * (beta**2).sum(axis=1), []
+    for c in range(2):
+        line = np.linspace(b[:, c].min(), b[:, c].max(), 400)
+        g, g_b = (part[:, 0] for part in site(network.activation, line, np.zeros(1), 1.0, s.delta[0, c])[:2])
+        log += n[c] * CubicSpline(line, g)(b[:, c])
+        mean.append(CubicSpline(line, g_b)(b[:, c]))
+    share = np.exp(log - logsumexp(log))
+    assert post.kernel(1).block[0, 1] == pytest.approx(share @ (mean[0] * mean[1]), abs=1e-10)
+    found = {code.pattern: code.weight for code in post.layer_codes(1)}
+    for word, weight in found.items():
+        on = [one > 0.5 if bit == "1" else one < 0.5 for bit, one in zip(word, mean)]
+        assert weight == pytest.approx(float(share @ (on[0] & on[1])), abs=1e-3)
+    assert len(found) == 4
+    assert found["10"] < 0.49
+    (code,) = post.codes
+    assert code.pattern == "11"
+    assert post.certificate.cuts[0].share < 1e-4
+    square = code.activation**2 + post.solution.activation_variance[0]
+    assert square == pytest.approx(np.diag(s.kernel[1]) + s.d[1], rel=1e-6)
+    assert mf.load(post.save(tmp_path / "post.npz")).codes[0].weight == code.weight
