@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -145,10 +144,6 @@ class PhaseDiagram(PhaseNames):
         NotAvailable
             Along ``depth``, and of deep networks along ``n_samples`` and with a phi that is not bounded.
         """
-        return self._transitions
-
-    @cached_property
-    def _transitions(self) -> tuple[Transition | CodeTransition, ...]:
         if tuple(self.axes) == ("depth",):  # one theory at depth 1, another one below
             raise NotAvailable("transitions are not located along depth; sweep a parameter that varies continuously.")
         theory = covering_theory(*self.problem((0,) * len(self.shape)))
