@@ -15,11 +15,11 @@ import numpy as np
 from scipy.optimize import root
 
 import meanfield as mf
-from meanfield.theories.deep.coding import coding_branch
+from meanfield.theories.deep.layers.rules import FINE
 from meanfield.theories.deep.newton import newton
 from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import FINE
+from meanfield.theories.deep.search.coding import coding_branch
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.system import System
 

@@ -14,11 +14,11 @@ import time
 
 import meanfield as mf
 from meanfield.theories.deep.relu.average import COARSE
-from meanfield.theories.deep.relu.narrow import branch_end
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.search.narrow import branch_end
+from meanfield.theories.deep.relu.search.start import chain_start
 from meanfield.theories.deep.relu.setting import BulkDiverges
-from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluSystem
 
 CASES = ("2,2,80", "2,2,100", "2,2,200", "2,3,120", "3,2,100", "3,2,200", "3,2,400")

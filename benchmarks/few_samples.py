@@ -23,10 +23,10 @@ from children import in_child
 from random_deep import attempt, random_problem, words
 
 import meanfield as mf
-from meanfield.theories.deep.coding import coarse_starts
+from meanfield.theories.deep.layers.rules import NotCovered
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rivals import rival_starts, solution_from
-from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.search.coding import coarse_starts
+from meanfield.theories.deep.search.rivals import rival_starts, solution_from
 from meanfield.theories.deep.solve import solve_deep
 
 KINDS = ("sigmoid", "tanh", "erf", "logistic", "hard_sigmoid", "hard_tanh", "step")

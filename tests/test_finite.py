@@ -11,9 +11,9 @@ from meanfield.activations.activation import activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.linear.class_tasks import linear_solve
-from meanfield.theories.single_layer.finite import finite_solve
-from meanfield.theories.single_layer.finite_newton import no_outliers
-from meanfield.theories.single_layer.readout_integral import ReadoutIntegral
+from meanfield.theories.single_layer.finite.newton import no_outliers
+from meanfield.theories.single_layer.finite.solver import finite_solve
+from meanfield.theories.single_layer.readout.integral import ReadoutIntegral
 
 REFERENCE_P = np.array([0.5, 0.25, 0.25])
 

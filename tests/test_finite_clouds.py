@@ -9,12 +9,13 @@ import meanfield as mf
 from meanfield.activations.cumulant import cumulant
 from meanfield.numerics.exponentials import exponentials
 from meanfield.numerics.lattice_basis import unlike_shift
-from meanfield.theories.single_layer import finite, finite_clouds
 from meanfield.theories.single_layer.compiled.quick import cumulants
 from meanfield.theories.single_layer.compiled.stretch import ROOM, anywhere, direct_site, single_site
-from meanfield.theories.single_layer.finite_check import stationarity
-from meanfield.theories.single_layer.finite_newton import no_outliers
-from meanfield.theories.single_layer.readout_clouds import (
+from meanfield.theories.single_layer.finite import clouds as finite_clouds
+from meanfield.theories.single_layer.finite import solver as finite
+from meanfield.theories.single_layer.finite.newton import no_outliers
+from meanfield.theories.single_layer.readout.check import stationarity
+from meanfield.theories.single_layer.readout.clouds import (
     Frames,
     ball_rule,
     ball_sums,
@@ -24,8 +25,8 @@ from meanfield.theories.single_layer.readout_clouds import (
     hermite_rule,
     overlapping,
 )
-from meanfield.theories.single_layer.readout_integral import ReadoutIntegral, Sums
-from meanfield.theories.single_layer.readout_nodes import direct_samples, quick_table
+from meanfield.theories.single_layer.readout.integral import ReadoutIntegral, Sums
+from meanfield.theories.single_layer.readout.nodes import direct_samples, quick_table
 
 TAU = 0.01
 

@@ -13,9 +13,11 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.numerics.lattice_basis import unlike_shift
 from meanfield.numerics.limits import long_work
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.single_layer import readout_integral, readout_marginal, readout_nodes
 from meanfield.theories.single_layer.compiled.quick import cumulants, quick2
-from meanfield.theories.single_layer.readout_integral import ReadoutIntegral
+from meanfield.theories.single_layer.readout import integral as readout_integral
+from meanfield.theories.single_layer.readout import marginal as readout_marginal
+from meanfield.theories.single_layer.readout import nodes as readout_nodes
+from meanfield.theories.single_layer.readout.integral import ReadoutIntegral
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "step", "relu", "softplus"])

@@ -60,7 +60,7 @@ def test_five_outputs():
 
 def test_laplace_alone_is_not_certified_where_it_is_wrong():
     from meanfield.activations.cumulant import cumulant
-    from meanfield.theories.single_layer.finite import finite_solve
+    from meanfield.theories.single_layer.finite.solver import finite_solve
 
     task = mf.class_task(n_classes=5, off=0.5)
     single_site = cumulant(mf.activation("sigmoid"))

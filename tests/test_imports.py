@@ -33,6 +33,15 @@ ROOMS = [
     ["load"],
     ["__main__"],
 ]
+# Rooms inside theories, likewise. Files beside them put rooms together, and are not listed.
+INNER_ROOMS = {
+    "theories.single_layer": [["kinds"], ["readout"], ["finite"]],
+    "theories.deep": [
+        ["layers"],
+        ["exchangeable", "unlike_classes", "large_p"],
+        ["search", "codes", "fluctuations"],
+    ],
+}
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 LOWEST = ("geometry", "validation", "archive", "progress", "drawing", "numerics")  # all that geometry needs
 FORWARDERS = {"plot_data", "curves", "sampling.plot"}  # first names of modules that moved; nothing inside uses them
@@ -101,6 +110,19 @@ def test_a_theory_knows_no_other(path):
     for other in inside(path):
         if other.startswith("theories."):
             assert other.split(".")[1] == name.split(".")[1] or name.split(".")[1] == "linear", f"{name}: {other}"
+
+
+@pytest.mark.parametrize("theory", INNER_ROOMS)
+def test_rooms_inside_theories_are_one_way_too(theory):
+    level = {f"{theory}.{name}": at for at, names in enumerate(INNER_ROOMS[theory]) for name in names}
+    found = 0
+    for path in modules():
+        name = name_of(path)
+        room = name.rpartition(".")[0]
+        for there in {other.rpartition(".")[0] for other in inside(path)} & set(level) - {room}:
+            found += room in level
+            assert level.get(room, len(level)) > level[there], f"{name} imports from {there}"
+    assert found > 2  # the rooms are where this test looks for them
 
 
 def test_no_module_imports_itself_through_others():

@@ -11,10 +11,10 @@ from scipy.special import erf
 
 import meanfield as mf
 from meanfield.theories.single_layer import limit
-from meanfield.theories.single_layer.class_kinds import averaged_over_orbits, class_kinds, kinds_of, orbit_size
 from meanfield.theories.single_layer.compiled import kind_bound, kind_dual, kind_path
-from meanfield.theories.single_layer.kind_orbits import KindTask, fields_of
-from meanfield.theories.single_layer.kind_solver import solve_kinds
+from meanfield.theories.single_layer.kinds.classes import averaged_over_orbits, class_kinds, kinds_of, orbit_size
+from meanfield.theories.single_layer.kinds.orbits import KindTask, fields_of
+from meanfield.theories.single_layer.kinds.solver import solve_kinds
 
 
 def sigmoid(z):

@@ -8,13 +8,13 @@ import pytest
 import meanfield as mf
 from meanfield.activations.activation import activation
 from meanfield.activations.cumulant import cumulant
-from meanfield.theories.single_layer.class_kinds import class_kinds
 from meanfield.theories.single_layer.compiled.exchange import kind_values, others_of
-from meanfield.theories.single_layer.exchange_codes import exchange_codes
-from meanfield.theories.single_layer.finite import finite_solve
-from meanfield.theories.single_layer.finite_exchange import reduced_order_parameters, solve_exchange
-from meanfield.theories.single_layer.readout_exchange import ExchangeIntegral, range_of
-from meanfield.theories.single_layer.readout_nodes import direct_samples
+from meanfield.theories.single_layer.finite.exchange import reduced_order_parameters, solve_exchange
+from meanfield.theories.single_layer.finite.exchange_codes import exchange_codes
+from meanfield.theories.single_layer.finite.solver import finite_solve
+from meanfield.theories.single_layer.kinds.classes import class_kinds
+from meanfield.theories.single_layer.readout.exchange import ExchangeIntegral, range_of
+from meanfield.theories.single_layer.readout.nodes import direct_samples
 
 
 def grouped(groups, off):

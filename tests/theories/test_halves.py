@@ -9,13 +9,13 @@ import meanfield as mf
 from meanfield.activations.activation import activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.single_layer.finite import finite_solve
-from meanfield.theories.single_layer.finite_halves import solve_halves
-from meanfield.theories.single_layer.halves_averages import halves_averages
-from meanfield.theories.single_layer.halves_codes import halves_codes
-from meanfield.theories.single_layer.halves_grids import choices, smoothed
-from meanfield.theories.single_layer.readout_halves import Halves
-from meanfield.theories.single_layer.readout_integral import NotIntegrable, ReadoutIntegral
+from meanfield.theories.single_layer.finite.halves import solve_halves
+from meanfield.theories.single_layer.finite.halves_averages import halves_averages
+from meanfield.theories.single_layer.finite.halves_codes import halves_codes
+from meanfield.theories.single_layer.finite.solver import finite_solve
+from meanfield.theories.single_layer.readout.halves import Halves
+from meanfield.theories.single_layer.readout.halves_grids import choices, smoothed
+from meanfield.theories.single_layer.readout.integral import NotIntegrable, ReadoutIntegral
 
 
 def task_of(n_classes, m, seed, equal=True):

@@ -9,12 +9,14 @@ import pytest
 
 import meanfield as mf
 from meanfield.activations.cumulant import cumulant
-from meanfield.theories.single_layer import finite, finite_marginal, readout_marginal
 from meanfield.theories.single_layer.deferred import is_pending
-from meanfield.theories.single_layer.finite_marginal import solve_marginal
-from meanfield.theories.single_layer.finite_newton import hessian_of, no_outliers
-from meanfield.theories.single_layer.readout_integral import NotIntegrable, ReadoutIntegral
-from meanfield.theories.single_layer.readout_marginal import Marginal
+from meanfield.theories.single_layer.finite import marginal as finite_marginal
+from meanfield.theories.single_layer.finite import solver as finite
+from meanfield.theories.single_layer.finite.marginal import solve_marginal
+from meanfield.theories.single_layer.finite.newton import hessian_of, no_outliers
+from meanfield.theories.single_layer.readout import marginal as readout_marginal
+from meanfield.theories.single_layer.readout.integral import NotIntegrable, ReadoutIntegral
+from meanfield.theories.single_layer.readout.marginal import Marginal
 from meanfield.theories.single_layer.solution import Solution
 
 SIGMOID, TAU = mf.Network("sigmoid"), 0.01

@@ -6,11 +6,11 @@ from scipy.optimize import minimize
 
 import meanfield as mf
 from meanfield.activations.cumulant import cumulant
-from meanfield.theories.single_layer import finite_marginal
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
-from meanfield.theories.single_layer.finite_marginal import solve_marginal
-from meanfield.theories.single_layer.readout_integral import ReadoutIntegral
-from meanfield.theories.single_layer.readout_marginal import Marginal
+from meanfield.theories.single_layer.finite import marginal as finite_marginal
+from meanfield.theories.single_layer.finite.marginal import solve_marginal
+from meanfield.theories.single_layer.readout.integral import ReadoutIntegral
+from meanfield.theories.single_layer.readout.marginal import Marginal
 
 
 def random_task(seed, name):

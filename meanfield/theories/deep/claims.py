@@ -10,7 +10,7 @@ import numpy as np
 from meanfield.posterior.claims import check_covariances, check_weights, same
 from meanfield.theories.deep.limits import deep_problem
 from meanfield.theories.deep.posterior import DeepPosterior
-from meanfield.theories.deep.start import prior_kernels
+from meanfield.theories.deep.prior import prior_kernels
 
 __all__ = ["check_deep"]
 

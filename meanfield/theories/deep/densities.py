@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.activations.density import _pieces
-from meanfield.theories.deep.free_words import FreeLaw
+from meanfield.theories.deep.codes.free_words import FreeLaw
 from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
 from meanfield.validation import FloatArray, real_array, short
 

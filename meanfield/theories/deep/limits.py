@@ -11,12 +11,12 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.certificate import DeepCertificate
 from meanfield.theories.deep.coverage import refuses
-from meanfield.theories.deep.reduced import reduced_solve, usual_starts
-from meanfield.theories.deep.rules import code_words
-from meanfield.theories.deep.saturated import saturated_solve
-from meanfield.theories.deep.silent import falls_silent
+from meanfield.theories.deep.large_p.reduced import reduced_solve, usual_starts
+from meanfield.theories.deep.large_p.saturated import saturated_solve
+from meanfield.theories.deep.layers.rules import code_words
+from meanfield.theories.deep.prior import prior_kernels
+from meanfield.theories.deep.search.silent import falls_silent
 from meanfield.theories.deep.solution import DeepSolution
-from meanfield.theories.deep.start import prior_kernels
 from meanfield.theories.deep.system import DeepProblem
 
 __all__ = ["deep_problem", "in_the_limit", "limit_solution", "unresolved"]

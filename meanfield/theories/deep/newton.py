@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from meanfield.theories.deep.layer import Layer
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.rules import COARSE, NotCovered
+from meanfield.theories.deep.layers.work import OutOfWork, counted
 from meanfield.theories.deep.readout import readout_minimum
-from meanfield.theories.deep.rules import COARSE, NotCovered
 from meanfield.theories.deep.system import Evaluation, System
-from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
 __all__ = ["Found", "admissible", "chord", "direction", "newton", "raised", "without_symmetry"]

@@ -19,18 +19,18 @@ from meanfield.posterior.registry import Freezes, theory_named
 from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.branches import NoBranch
 from meanfield.theories.deep.certificate import Branch
+from meanfield.theories.deep.codes.single_samples import drawn_samples
+from meanfield.theories.deep.codes.states import code_parts, sampled_states
 from meanfield.theories.deep.densities import LayerDensities
-from meanfield.theories.deep.exchange_neurons import drawn
-from meanfield.theories.deep.fold import BranchEnd, uncoded_end
-from meanfield.theories.deep.one_loop import one_loop
+from meanfield.theories.deep.exchangeable.neurons import drawn
+from meanfield.theories.deep.fluctuations.one_loop import one_loop
+from meanfield.theories.deep.layers.rules import NotCovered, code_words
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rivals import other_solutions
-from meanfield.theories.deep.rules import NotCovered, code_words
-from meanfield.theories.deep.single_samples import drawn_samples
+from meanfield.theories.deep.search.branches import NoBranch
+from meanfield.theories.deep.search.fold import BranchEnd, uncoded_end
+from meanfield.theories.deep.search.rivals import other_solutions
 from meanfield.theories.deep.solution import DeepSolution
-from meanfield.theories.deep.states import code_parts, sampled_states
 from meanfield.theories.deep.system import System
 from meanfield.validation import FloatArray, read_only, whole_number
 from meanfield.validation import generator as new_generator

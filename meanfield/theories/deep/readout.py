@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.theories.deep.rules import Averages, NotCovered, code_words
+from meanfield.theories.deep.layers.rules import Averages, NotCovered, code_words
 from meanfield.theories.deep.system import Evaluation, Order, System
 from meanfield.validation import FloatArray
 

@@ -12,14 +12,9 @@ import numpy as np
 
 from meanfield.posterior.parts import Code
 from meanfield.posterior.posterior import NotAvailable
-from meanfield.theories.deep.cuts import said_of_layer
-from meanfield.theories.deep.exchange_neurons import ClassLaw, class_law
-from meanfield.theories.deep.free_words import FreeLaw
-from meanfield.theories.deep.layered import LayeredPosterior
-from meanfield.theories.deep.reduction import Members, problem_of
-from meanfield.theories.deep.rules import Detail, NotCovered, threshold
-from meanfield.theories.deep.solution import DeepSolution
-from meanfield.theories.deep.states import (
+from meanfield.theories.deep.codes.cuts import said_of_layer
+from meanfield.theories.deep.codes.free_words import FreeLaw
+from meanfield.theories.deep.codes.states import (
     NodesByWord,
     States,
     exchanged,
@@ -30,6 +25,11 @@ from meanfield.theories.deep.states import (
     mean_kurtosis,
     word_law,
 )
+from meanfield.theories.deep.exchangeable.neurons import ClassLaw, class_law
+from meanfield.theories.deep.layered import LayeredPosterior
+from meanfield.theories.deep.layers.rules import Detail, NotCovered, threshold
+from meanfield.theories.deep.reduction import Members, problem_of
+from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System
 from meanfield.validation import FloatArray, read_only, short
 

@@ -13,35 +13,27 @@ from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.branches import (
-    ONE_WAY,
-    NoBranch,
-    Way,
-    frozen_branch,
-    polish,
-    prior_branch,
-    refined,
-)
 from meanfield.theories.deep.certificate import Branch, CodeCut, DeepCertificate, OrderError, SecondOrder
-from meanfield.theories.deep.coding import coarse_starts, coding_and_starts, coding_branch
+from meanfield.theories.deep.codes.cuts import code_cuts, said_of_cuts, said_of_words
+from meanfield.theories.deep.codes.states import code_parts, top_states
 from meanfield.theories.deep.coverage import refuses, refuses_shares
-from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_words
-from meanfield.theories.deep.fold import Fold, uncoded_at
+from meanfield.theories.deep.layers.linear import linear_order
+from meanfield.theories.deep.layers.rules import CHECK, Averages, NotCovered, UnstableCode
+from meanfield.theories.deep.layers.work import OutOfWork, counted
 from meanfield.theories.deep.limits import in_the_limit, limit_solution, unresolved
-from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton, without_symmetry
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import Members, code_shares, problem_of
-from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
-from meanfield.theories.deep.searched import ENDED, NO_CODES, UNKNOWN, where_searched
-from meanfield.theories.deep.second_start import COARSE, Second, highest, one_solution, others_than, second_start
-from meanfield.theories.deep.silent import BRIEF, Silent, quiet_solution, silent_state
+from meanfield.theories.deep.search.branches import ONE_WAY, NoBranch, Way, frozen_branch, polish, prior_branch, refined
+from meanfield.theories.deep.search.coding import coarse_starts, coding_and_starts, coding_branch
+from meanfield.theories.deep.search.fold import Fold, uncoded_at
+from meanfield.theories.deep.search.searched import ENDED, NO_CODES, UNKNOWN, where_searched
+from meanfield.theories.deep.search.second_start import COARSE, Second, highest, one_solution, others_than, second_start
+from meanfield.theories.deep.search.silent import BRIEF, Silent, quiet_solution, silent_state
+from meanfield.theories.deep.search.start import relax, uncoded_onset
 from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.stability import order_errors, second_order
-from meanfield.theories.deep.start import relax, uncoded_onset
-from meanfield.theories.deep.states import code_parts, top_states
 from meanfield.theories.deep.system import DeepProblem, Order, System, fields_of_layers, patched
-from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray, real_number
 
 __all__ = ["solve_deep"]

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from meanfield.theories.deep.certificate import OrderError, SecondOrder
+from meanfield.theories.deep.layers.rules import JUDGE, Averages
 from meanfield.theories.deep.newton import direction
-from meanfield.theories.deep.rules import JUDGE, Averages
 from meanfield.theories.deep.system import SMALL, Evaluation, System
 from meanfield.validation import BoolArray, FloatArray
 

@@ -11,15 +11,15 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.numerics.limits import check_time
-from meanfield.theories.deep.exchange import ExchangeLayer
-from meanfield.theories.deep.layer import Layer
+from meanfield.theories.deep.exchangeable.averages import ExchangeLayer
 from meanfield.theories.deep.layer_scales import LayerScales
-from meanfield.theories.deep.linear import LinearLayer
-from meanfield.theories.deep.patched import PatchedLayer
-from meanfield.theories.deep.products import pairs_of
-from meanfield.theories.deep.rules import FINE, Averages, Detail, NotCovered, Rule, Setting, mixed
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.linear import LinearLayer
+from meanfield.theories.deep.layers.products import pairs_of
+from meanfield.theories.deep.layers.rules import FINE, Averages, Detail, NotCovered, Rule, Setting, mixed
+from meanfield.theories.deep.layers.work import spend
 from meanfield.theories.deep.symmetry import AllPermutations, Symmetry, exchangeable, no_symmetry, symmetry
-from meanfield.theories.deep.work import spend
+from meanfield.theories.deep.unlike_classes.patched import PatchedLayer
 from meanfield.validation import FloatArray
 
 __all__ = [
@@ -428,7 +428,7 @@ def kinds_of(targets: FloatArray) -> int:
 
 def fields_on_lattices(n_classes: int, m: int, depth: int) -> int:
     """Fields of the layer with most of them, for so many classes of different targets and outputs, two less than
-    classes being shared (`theories/deep/own_fields.py`)."""
+    classes being shared (`theories/deep/unlike_classes/own_fields.py`)."""
     return max(n_classes, n_classes - 2 + max(m, n_classes if depth > 2 else 0))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import NotAvailable, Posterior
 from meanfield.posterior.swept import Swept
-from meanfield.theories.deep.first_order import crossings
+from meanfield.theories.deep.search.first_order import crossings
 from meanfield.validation import FloatArray
 
 __all__ = ["CodeTransition", "transitions_along"]

@@ -8,11 +8,11 @@ import numpy as np
 
 from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.claims import check_covariances, check_weights, same
-from meanfield.theories.single_layer.class_kinds import class_kinds, kinds_of
-from meanfield.theories.single_layer.exchange_averages import exchange_averages
-from meanfield.theories.single_layer.halves_averages import halves_averages
+from meanfield.theories.single_layer.finite.exchange_averages import exchange_averages
+from meanfield.theories.single_layer.finite.halves_averages import halves_averages
+from meanfield.theories.single_layer.kinds.classes import class_kinds, kinds_of
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
-from meanfield.theories.single_layer.readout_lattice import readout_lattice
+from meanfield.theories.single_layer.readout.lattice import readout_lattice
 from meanfield.validation import real_number
 
 __all__ = ["check_posterior"]

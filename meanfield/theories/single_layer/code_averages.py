@@ -28,7 +28,7 @@ from meanfield.numerics.symmetric import symmetric_root
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.parts import activity_threshold
 from meanfield.theories.single_layer.densities import Densities
-from meanfield.theories.single_layer.readout_lattice import log_integral, readout_lattice
+from meanfield.theories.single_layer.readout.lattice import log_integral, readout_lattice
 from meanfield.validation import FloatArray
 
 __all__ = ["MIN_MASS", "CodeAverages", "NetworkMoments"]

@@ -11,7 +11,7 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.parts import Code, Outlier
 from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.problem.class_task import ClassTask
-from meanfield.theories.single_layer.readout_lattice import log_integral, readout_lattice
+from meanfield.theories.single_layer.readout.lattice import log_integral, readout_lattice
 from meanfield.theories.single_layer.solution import Solution
 from meanfield.validation import FloatArray, real_array, short
 

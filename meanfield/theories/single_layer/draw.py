@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from meanfield.activations.density import preactivation_quantile
 from meanfield.numerics.symmetric import symmetric_root
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
-from meanfield.theories.single_layer.class_kinds import class_kinds
 from meanfield.theories.single_layer.densities import Densities
+from meanfield.theories.single_layer.kinds.classes import class_kinds
 from meanfield.validation import FloatArray
 from meanfield.validation import generator as new_generator
 

@@ -9,11 +9,11 @@ import numpy as np
 from meanfield.activations.cumulant import Cumulant, cumulant
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.parts import Code
-from meanfield.theories.single_layer.class_kinds import ClassKinds, averaged_over_orbits, class_kinds
 from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X, Densities
-from meanfield.theories.single_layer.exchange_averages import exchange_averages
-from meanfield.theories.single_layer.halves_averages import halves_averages
-from meanfield.theories.single_layer.readout_lattice import readout_lattice
+from meanfield.theories.single_layer.finite.exchange_averages import exchange_averages
+from meanfield.theories.single_layer.finite.halves_averages import halves_averages
+from meanfield.theories.single_layer.kinds.classes import ClassKinds, averaged_over_orbits, class_kinds
+from meanfield.theories.single_layer.readout.lattice import readout_lattice
 from meanfield.validation import FloatArray, read_only
 
 __all__ = ["ClassKernels"]

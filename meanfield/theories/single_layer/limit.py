@@ -17,12 +17,12 @@ from meanfield.posterior.certificate import Certificate, ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.single_layer.class_kinds import class_kinds
 from meanfield.theories.single_layer.compiled import sweep
 from meanfield.theories.single_layer.compiled.bounds import interval_bounds
 from meanfield.theories.single_layer.compiled.dual import MOST_SPARE
-from meanfield.theories.single_layer.kind_solution import solution_of_kinds
-from meanfield.theories.single_layer.kind_solver import solve_kinds
+from meanfield.theories.single_layer.kinds.classes import class_kinds
+from meanfield.theories.single_layer.kinds.solution import solution_of_kinds
+from meanfield.theories.single_layer.kinds.solver import solve_kinds
 from meanfield.theories.single_layer.precompile import beside
 from meanfield.theories.single_layer.solution import Solution, heaviest_first
 from meanfield.validation import FloatArray, IntArray

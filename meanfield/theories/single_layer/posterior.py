@@ -18,11 +18,11 @@ from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code, Outlier, code_pattern
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.single_layer.class_kinds import orbit_size
 from meanfield.theories.single_layer.code_averages import MIN_MASS, CodeAverages, NetworkMoments
 from meanfield.theories.single_layer.draw import draw
 from meanfield.theories.single_layer.kernels import ClassKernels
-from meanfield.theories.single_layer.orbit_code import OrbitCode
+from meanfield.theories.single_layer.kinds.classes import orbit_size
+from meanfield.theories.single_layer.kinds.orbit_code import OrbitCode
 from meanfield.theories.single_layer.solution import Solution, pack_solution
 from meanfield.theories.single_layer.table import posterior_table
 from meanfield.validation import FloatArray, read_only, real_array

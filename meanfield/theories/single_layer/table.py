@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.theories.single_layer.densities import Densities
-from meanfield.theories.single_layer.orbit_code import OrbitCode
+from meanfield.theories.single_layer.kinds.orbit_code import OrbitCode
 from meanfield.validation import FloatArray
 
 _WIDEST = 12  # outputs plus classes that fit on a line of a terminal

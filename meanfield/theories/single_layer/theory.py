@@ -47,7 +47,7 @@ class SingleLayerTheory:
     def solve(
         self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options
     ) -> SingleNeuronPosterior:
-        from meanfield.theories.single_layer.finite_task import solve_finite
+        from meanfield.theories.single_layer.finite.task import solve_finite
         from meanfield.theories.single_layer.limit import MAX_BOXES, solve_limit
         from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 

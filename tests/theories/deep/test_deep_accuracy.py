@@ -5,9 +5,9 @@ import pytest
 
 import meanfield as mf
 from meanfield.posterior.status import Status
-from meanfield.theories.deep.coding import coding_branch
+from meanfield.theories.deep.layers.rules import CHECK, Rule
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK, Rule
+from meanfield.theories.deep.search.coding import coding_branch
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.stability import order_errors
 from meanfield.theories.deep.system import Order, System

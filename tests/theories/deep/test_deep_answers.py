@@ -14,9 +14,9 @@ from scipy.special import erfc, erfcx, logsumexp
 import meanfield as mf
 from meanfield.posterior.certificate import Certificate
 from meanfield.theories.deep.certificate import DeepCertificate, SecondOrder
+from meanfield.theories.deep.codes.single_samples import drawn_samples, sample_means
+from meanfield.theories.deep.codes.states import layer_nodes, mean_kurtosis
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.single_samples import drawn_samples, sample_means
-from meanfield.theories.deep.states import layer_nodes, mean_kurtosis
 from meanfield.theories.deep.system import System
 
 THREE = [0.2, 0.3, 0.5]

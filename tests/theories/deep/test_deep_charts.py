@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.theories.deep.charts import (
+from meanfield.theories.deep.layers.charts import (
     Axis,
     Chart,
     Probes,
@@ -18,10 +18,10 @@ from meanfield.theories.deep.charts import (
     too_coarse,
     unit_chart,
 )
-from meanfield.theories.deep.lattice import half, keys, unique
-from meanfield.theories.deep.layer import Layer
-from meanfield.theories.deep.rows import even_rows, spare
-from meanfield.theories.deep.rules import CHECK
+from meanfield.theories.deep.layers.lattice import half, keys, unique
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.rows import even_rows, spare
+from meanfield.theories.deep.layers.rules import CHECK
 
 SWAP = np.array([np.eye(2), [[0.0, 1.0], [1.0, 0.0]]])
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.theories.deep import coding, states, terms
-from meanfield.theories.deep.coding import Kind, coding_and_starts, starts_of
-from meanfield.theories.deep.layer import Layer
+from meanfield.theories.deep.codes import states
+from meanfield.theories.deep.layers import terms
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.rules import FINE, NotCovered, Setting, TooFine
+from meanfield.theories.deep.layers.work import OutOfWork
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import FINE, NotCovered, Setting, TooFine
+from meanfield.theories.deep.search import coding
+from meanfield.theories.deep.search.coding import Kind, coding_and_starts, starts_of
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.system import System
-from meanfield.theories.deep.work import OutOfWork
 
 TASK = mf.class_task(targets=[1, -1], n_samples=100)
 ASKED, LIMIT, PLANTED = "the kernels that codes ask for", "the limit of many samples", "planted codes"

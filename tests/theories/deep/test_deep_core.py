@@ -9,18 +9,18 @@ import pytest
 
 import meanfield as mf
 from meanfield.theories.deep.certificate import SecondOrder
-from meanfield.theories.deep.coding import coding_branch
-from meanfield.theories.deep.fields import shared_field
-from meanfield.theories.deep.layer import Layer
-from meanfield.theories.deep.linear import linear_order
+from meanfield.theories.deep.large_p.saturated import saturated_solve
+from meanfield.theories.deep.layers.fields import shared_field
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.linear import linear_order
+from meanfield.theories.deep.layers.rules import CHECK, COARSE, FINE, NotCovered, Setting
+from meanfield.theories.deep.layers.site import site_table, z_rule
 from meanfield.theories.deep.newton import newton
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
-from meanfield.theories.deep.saturated import saturated_solve
-from meanfield.theories.deep.site import site_table, z_rule
+from meanfield.theories.deep.search.coding import coding_branch
+from meanfield.theories.deep.search.start import relax
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.stability import second_order
-from meanfield.theories.deep.start import relax
 from meanfield.theories.deep.symmetry import symmetry
 from meanfield.theories.deep.system import DeepProblem, Order, System
 

@@ -6,9 +6,9 @@ from deep_oracles import Site
 from margins import below
 
 import meanfield as mf
-from meanfield.theories.deep.free_words import free_law
-from meanfield.theories.deep.layer import Layer
-from meanfield.theories.deep.rules import FINE, Setting
+from meanfield.theories.deep.codes.free_words import free_law
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.rules import FINE, Setting
 from meanfield.theories.deep.solve import solve_deep
 
 NETWORK = mf.Network("sigmoid", depth=2)

@@ -14,8 +14,8 @@ from meanfield import plot
 from meanfield.posterior.certificate import UnstableFractions
 from meanfield.sampling.expected import expected
 from meanfield.sampling.statistics import as_draws, observables
-from meanfield.theories.deep import first_order
 from meanfield.theories.deep.newton import Found
+from meanfield.theories.deep.search import first_order
 
 NETWORK = mf.Network("sigmoid", depth=2)
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)

@@ -11,9 +11,9 @@ from scipy.stats import norm
 
 import meanfield as mf
 from meanfield.theories.deep.compiled.generated.site import ORDERS
-from meanfield.theories.deep.rules import CHECK, FINE, NotCovered
-from meanfield.theories.deep.single_sites import SingleSites
-from meanfield.theories.deep.site import SiteNodes, noisy_means, site_derivatives, site_rule, site_values, z_rule
+from meanfield.theories.deep.layers.rules import CHECK, FINE, NotCovered
+from meanfield.theories.deep.layers.single_sites import SingleSites
+from meanfield.theories.deep.layers.site import SiteNodes, noisy_means, site_derivatives, site_rule, site_values, z_rule
 
 B = np.linspace(-700.0, 700.0, 15)
 H = np.linspace(-4.0, 4.0, 17)

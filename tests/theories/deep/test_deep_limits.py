@@ -8,19 +8,21 @@ import pytest
 
 import meanfield as mf
 from meanfield.numerics.limits import OutOfTime, time_limit
-from meanfield.theories.deep import branches, saturated, solve
-from meanfield.theories.deep.branches import polish
-from meanfield.theories.deep.charts import Axis
-from meanfield.theories.deep.fields import fields_of
-from meanfield.theories.deep.fold import uncoded_end
+from meanfield.theories.deep import solve
+from meanfield.theories.deep.large_p import saturated
+from meanfield.theories.deep.layers.charts import Axis
+from meanfield.theories.deep.layers.fields import fields_of
+from meanfield.theories.deep.layers.rows import spare
+from meanfield.theories.deep.layers.rules import COARSE, NotCovered, Setting
+from meanfield.theories.deep.layers.work import OutOfWork, counted, spend
 from meanfield.theories.deep.newton import newton
 from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rows import spare
-from meanfield.theories.deep.rules import COARSE, NotCovered, Setting
-from meanfield.theories.deep.start import planted, relax, uncoded, uncoded_onset
+from meanfield.theories.deep.search import branches
+from meanfield.theories.deep.search.branches import polish
+from meanfield.theories.deep.search.fold import uncoded_end
+from meanfield.theories.deep.search.start import planted, relax, uncoded, uncoded_onset
 from meanfield.theories.deep.system import System
-from meanfield.theories.deep.work import OutOfWork, counted, spend
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
 

@@ -13,14 +13,14 @@ from scipy.optimize import brentq, minimize
 import meanfield as mf
 from meanfield.symbolic import deep as derived
 from meanfield.theories.deep.coverage import refuses
-from meanfield.theories.deep.layer import Layer
-from meanfield.theories.deep.linear import LinearLayer, linear_order
-from meanfield.theories.deep.products import pairs_of
-from meanfield.theories.deep.reduced import reduced_solve
+from meanfield.theories.deep.large_p.reduced import reduced_solve
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.linear import LinearLayer, linear_order
+from meanfield.theories.deep.layers.products import pairs_of
+from meanfield.theories.deep.layers.rules import CHECK, COARSE, FINE, Setting
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK, COARSE, FINE, Setting
+from meanfield.theories.deep.search.start import uncoded
 from meanfield.theories.deep.solve import solve_deep
-from meanfield.theories.deep.start import uncoded
 from meanfield.theories.deep.system import DeepProblem, Order, System
 
 SIGMOID, TANH, LINEAR = (mf.activation(name) for name in ("sigmoid", "tanh", "linear"))

@@ -8,16 +8,17 @@ import pytest
 
 import meanfield as mf
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.deep import class_tables, fold, layer, start
-from meanfield.theories.deep.branches import NoBranch, prior_branch
-from meanfield.theories.deep.charts import Axis
-from meanfield.theories.deep.coding import coding_branch
-from meanfield.theories.deep.fields import fields_of
-from meanfield.theories.deep.fold import uncoded_at
+from meanfield.theories.deep.layers import class_tables, layer
+from meanfield.theories.deep.layers.charts import Axis
+from meanfield.theories.deep.layers.fields import fields_of
+from meanfield.theories.deep.layers.rules import CHECK, COARSE, FINE, Setting
+from meanfield.theories.deep.layers.site import site_values, z_rule
 from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK, COARSE, FINE, Setting
-from meanfield.theories.deep.site import site_values, z_rule
+from meanfield.theories.deep.search import fold, start
+from meanfield.theories.deep.search.branches import NoBranch, prior_branch
+from meanfield.theories.deep.search.coding import coding_branch
+from meanfield.theories.deep.search.fold import uncoded_at
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.system import System
 

@@ -17,14 +17,14 @@ from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, bulk
 from meanfield.theories.deep.relu.classes import order_of
 from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.coordinates import ReluOrder
-from meanfield.theories.deep.relu.narrow import branch_end, narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.search.narrow import branch_end, narrowed
+from meanfield.theories.deep.relu.search.start import chain_start
 from meanfield.theories.deep.relu.setting import ReluSetting, factor
 from meanfield.theories.deep.relu.stability import gradient
-from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluSystem
 
 TASK = mf.class_task(targets=[1, -1], n_samples=100)

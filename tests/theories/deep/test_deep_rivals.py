@@ -7,9 +7,9 @@ import pytest
 from numpy.polynomial import chebyshev
 
 import meanfield as mf
-from meanfield.theories.deep.branches import polish
-from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.search.branches import polish
+from meanfield.theories.deep.search.fold import Fold, uncoded_at
 from meanfield.theories.deep.solve import solve_deep
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)

@@ -12,10 +12,10 @@ from margins import below
 import meanfield as mf
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.deep import recomputed
+from meanfield.theories.deep.codes.states import word_law
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.solve import solve_deep
-from meanfield.theories.deep.states import word_law
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
 

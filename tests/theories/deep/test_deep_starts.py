@@ -9,17 +9,17 @@ import pytest
 import meanfield as mf
 from meanfield.numerics.limits import OutOfTime, time_limit
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.deep import branches, coding, upwards
-from meanfield.theories.deep.layer import Layer
-from meanfield.theories.deep.limit_start import first_conjugate, has_limit, limit_order
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.rules import CHECK, COARSE, FINE, NotCovered, Setting
+from meanfield.theories.deep.layers.work import spend
 from meanfield.theories.deep.newton import admissible, newton
 from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
+from meanfield.theories.deep.search import branches, coding, upwards
+from meanfield.theories.deep.search.limit_start import first_conjugate, has_limit, limit_order
+from meanfield.theories.deep.search.start import planted, relax
 from meanfield.theories.deep.solve import solve_deep
-from meanfield.theories.deep.start import planted, relax
 from meanfield.theories.deep.system import Order, System
-from meanfield.theories.deep.work import spend
 from tests.deep_oracles import Weight, layer_means
 
 SIZES = np.array([2870.49063, 2013.50937])

@@ -13,14 +13,14 @@ import meanfield as mf
 from meanfield.posterior.posterior import NotAvailable
 from meanfield.theories.deep.relu import solve as solver
 from meanfield.theories.deep.relu.average import FINE, slab
-from meanfield.theories.deep.relu.branch import followed
 from meanfield.theories.deep.relu.compiled.site import N_SLOPES, site, site_slopes
 from meanfield.theories.deep.relu.distant import distant, ended
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, nonlinearity_of
 from meanfield.theories.deep.relu.outlier import above, condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
-from meanfield.theories.deep.relu.remote import correction
-from meanfield.theories.deep.relu.retraction import retracted
+from meanfield.theories.deep.relu.search.branch import followed
+from meanfield.theories.deep.relu.search.remote import correction
+from meanfield.theories.deep.relu.search.retraction import retracted
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.system import ReluSystem
 
@@ -312,7 +312,7 @@ def test_which_weights_have_an_end(softplus):
 
 
 def test_an_outlier_without_an_end_is_refused():
-    from meanfield.theories.deep.relu.homotopy import _missing
+    from meanfield.theories.deep.relu.search.homotopy import _missing
 
     post = solved("relu")
     problem, _, _ = relu_problem(mf.Network("gelu", 2), TASK, 0.05)

@@ -9,15 +9,15 @@ from scipy.linalg import block_diag
 from scipy.stats import norm, qmc
 
 import meanfield as mf
-from meanfield.theories.deep import exchange_nodes
-from meanfield.theories.deep.coding import coding_branch
 from meanfield.theories.deep.coverage import refuses, refuses_shares
-from meanfield.theories.deep.exchange import ExchangeLayer
-from meanfield.theories.deep.exchange_neurons import class_law, drawn, mean_powers
-from meanfield.theories.deep.layer import Layer
-from meanfield.theories.deep.products import MeanMoments, pairs_of
+from meanfield.theories.deep.exchangeable import nodes as exchange_nodes
+from meanfield.theories.deep.exchangeable.averages import ExchangeLayer
+from meanfield.theories.deep.exchangeable.neurons import class_law, drawn, mean_powers
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.products import MeanMoments, pairs_of
+from meanfield.theories.deep.layers.rules import CHECK, FINE, Setting
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK, FINE, Setting
+from meanfield.theories.deep.search.coding import coding_branch
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.symmetry import AllPermutations, exchangeable, symmetry
 

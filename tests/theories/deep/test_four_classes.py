@@ -9,21 +9,21 @@ from deep_oracles import plain_averages
 
 import meanfield as mf
 from meanfield.posterior.certificate import UnstableFractions
-from meanfield.theories.deep import patched as patched_module
 from meanfield.theories.deep import solve as solve_module
 from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.coverage import refuses
-from meanfield.theories.deep.layer import Layer
-from meanfield.theories.deep.packings import ball, names, node_lattice
-from meanfield.theories.deep.patched import PatchedLayer
-from meanfield.theories.deep.patches import Patch, clustered
-from meanfield.theories.deep.peaks import Peaks, moments
-from meanfield.theories.deep.rules import CHECK, FINE, Setting
-from meanfield.theories.deep.scattered import ScatteredSites
-from meanfield.theories.deep.site import site_derivatives, z_rule
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.rules import CHECK, FINE, Setting
+from meanfield.theories.deep.layers.scattered import ScatteredSites
+from meanfield.theories.deep.layers.site import site_derivatives, z_rule
+from meanfield.theories.deep.layers.work import counted
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.system import Order, System
-from meanfield.theories.deep.work import counted
+from meanfield.theories.deep.unlike_classes import patched as patched_module
+from meanfield.theories.deep.unlike_classes.packings import ball, names, node_lattice
+from meanfield.theories.deep.unlike_classes.patched import PatchedLayer
+from meanfield.theories.deep.unlike_classes.patches import Patch, clustered
+from meanfield.theories.deep.unlike_classes.peaks import Peaks, moments
 
 NETWORK, THREE = mf.Network("sigmoid", depth=2), mf.Network("sigmoid", depth=3)
 PHI = NETWORK.activation

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.theories.deep import coding, patched
+from meanfield.theories.deep.layers.rules import CHECK, NotCovered
 from meanfield.theories.deep.newton import _agreeing
-from meanfield.theories.deep.patched import PatchedLayer
-from meanfield.theories.deep.peaks import Peaks, fitted
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK, NotCovered
+from meanfield.theories.deep.search import coding
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.system import Order, System
+from meanfield.theories.deep.unlike_classes import patched
+from meanfield.theories.deep.unlike_classes.patched import PatchedLayer
+from meanfield.theories.deep.unlike_classes.peaks import Peaks, fitted
 
 TWO, THREE = mf.Network("sigmoid", depth=2), mf.Network("sigmoid", depth=3)
 FOUR = mf.class_task([0.4, 0.3, 0.2, 0.1], targets=[[1.0], [-0.4], [-1.0], [0.3]], n_samples=150)

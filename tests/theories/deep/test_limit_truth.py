@@ -10,7 +10,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit
 
 import meanfield as mf
-from meanfield.theories.deep.saturated import _shortest, saturated_solve
+from meanfield.theories.deep.large_p.saturated import _shortest, saturated_solve
 
 X, W = np.polynomial.legendre.leggauss(1200)
 X, W = 9.0 * X, 9.0 * W * np.exp(-40.5 * X * X) / math.sqrt(2.0 * math.pi)  # of N(0, 1)

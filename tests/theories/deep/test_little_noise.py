@@ -5,10 +5,10 @@ import pytest
 from scipy.special import logsumexp
 
 import meanfield as mf
-from meanfield.theories.deep.layer import Layer
-from meanfield.theories.deep.maxima import Maxima
-from meanfield.theories.deep.rules import CHECK, COARSE, FINE, Setting
-from meanfield.theories.deep.site import site_derivatives, z_rule
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.maxima import Maxima
+from meanfield.theories.deep.layers.rules import CHECK, COARSE, FINE, Setting
+from meanfield.theories.deep.layers.site import site_derivatives, z_rule
 from meanfield.theories.deep.solve import solve_deep
 
 N = np.array([50.0, 50.0])

@@ -7,17 +7,17 @@ import pytest
 
 import meanfield as mf
 from meanfield.theories.deep.relu.average import ROUGH
-from meanfield.theories.deep.relu.bare import every_word
-from meanfield.theories.deep.relu.many_samples import (
+from meanfield.theories.deep.relu.outlier import worst_direction
+from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.search.bare import every_word
+from meanfield.theories.deep.relu.search.many_samples import (  # fmt: skip
     ManySamples,
     _between,
     _given_room,
     _matched,
     _minima,
     many_sample_starts,
-)  # fmt: skip
-from meanfield.theories.deep.relu.outlier import worst_direction
-from meanfield.theories.deep.relu.reduction import relu_problem
+)
 
 TWO = mf.class_task(targets=[[1.0, 0.2], [-0.3, 0.9]], n_samples=3000)
 
@@ -89,8 +89,8 @@ def test_moments_of_a_gaussian_bulk_are_matched_in_one_step():
 def test_room_of_the_bulk_along_a_ray():
     """One class on, one on the kink of many samples: ln of the weight falls like -c x at gain 1."""
     from meanfield.theories.deep.relu.compiled.site import site
-    from meanfield.theories.deep.relu.many_samples import _room
     from meanfield.theories.deep.relu.outlier import condensed
+    from meanfield.theories.deep.relu.search.many_samples import _room
     from meanfield.theories.deep.relu.setting import ReluSetting
 
     n, d = np.array([2e7, 2e7]), np.array([0.3, 0.3])

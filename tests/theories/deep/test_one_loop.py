@@ -8,9 +8,9 @@ import pytest
 from deep_fluctuations import CodesApart, SamplesApart
 
 import meanfield as mf
-from meanfield.theories.deep.one_loop import one_loop
+from meanfield.theories.deep.fluctuations.one_loop import one_loop
+from meanfield.theories.deep.fluctuations.sectors import sectors
 from meanfield.theories.deep.reduction import Members
-from meanfield.theories.deep.sectors import sectors
 from meanfield.theories.deep.system import DeepProblem, Order, System
 
 PHI = mf.Network("sigmoid", 2).activation

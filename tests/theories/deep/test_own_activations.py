@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 
 import meanfield as mf
-from meanfield.theories.deep.site import _smooth, _width
+from meanfield.theories.deep.layers.site import _smooth, _width
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from deep_oracles import deep_residual

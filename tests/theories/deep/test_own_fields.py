@@ -6,9 +6,9 @@ from deep_oracles import plain_averages
 
 import meanfield as mf
 from meanfield.theories.deep.compiled.generated.site import KEYS
-from meanfield.theories.deep.own_fields import OwnFieldSites, own_and_common
-from meanfield.theories.deep.patched import PatchedLayer
-from meanfield.theories.deep.rules import CHECK, COARSE, FINE, Setting
+from meanfield.theories.deep.layers.rules import CHECK, COARSE, FINE, Setting
+from meanfield.theories.deep.unlike_classes.own_fields import OwnFieldSites, own_and_common
+from meanfield.theories.deep.unlike_classes.patched import PatchedLayer
 
 PHI = mf.Network("sigmoid").activation
 

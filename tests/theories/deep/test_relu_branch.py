@@ -9,9 +9,9 @@ from relu_oracles import plain_site
 
 import meanfield as mf
 from meanfield.theories.deep.relu.average import COARSE, FINE, bulk
-from meanfield.theories.deep.relu.bare import BareSystem, every_word
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.search.bare import BareSystem, every_word
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting, factor, several_factors
 
 NETWORK = mf.Network("relu", 2, sigma_w=0.8)

@@ -7,7 +7,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.theories.deep.relu.average import FINE, FINE_WIDE, bulk, bulk_slopes
-from meanfield.theories.deep.relu.few import other_codes
+from meanfield.theories.deep.relu.search.few import other_codes
 from meanfield.theories.deep.relu.setting import ReluSetting
 
 NETWORK = mf.Network("relu", 2)

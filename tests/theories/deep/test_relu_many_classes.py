@@ -10,11 +10,11 @@ from shared_field_oracle import second_layer_violations
 
 import meanfield as mf
 from meanfield.theories.deep.relu import average
-from meanfield.theories.deep.relu.alike import can_be_alike, from_alike_classes
 from meanfield.theories.deep.relu.average import COARSE, FINE, FINE_WIDE, bulk, bulk_slopes
 from meanfield.theories.deep.relu.coverage import refuses
-from meanfield.theories.deep.relu.few import least_left_out
 from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.search.alike import can_be_alike, from_alike_classes
+from meanfield.theories.deep.relu.search.few import least_left_out
 from meanfield.theories.deep.relu.setting import ReluSetting, several_factors
 from meanfield.theories.deep.relu.solve import _planted
 

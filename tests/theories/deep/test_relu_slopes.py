@@ -5,13 +5,13 @@ import pytest
 
 import meanfield as mf
 from meanfield.theories.deep.relu.average import FINE, ROUGH
-from meanfield.theories.deep.relu.bare import BareSystem
 from meanfield.theories.deep.relu.compiled.site import N_SLOPES, site, site_slopes
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER
 from meanfield.theories.deep.relu.outlier import above, condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.search.bare import BareSystem
+from meanfield.theories.deep.relu.search.start import prior_kernels
 from meanfield.theories.deep.relu.slopes import gain_change, setting_change
-from meanfield.theories.deep.relu.start import prior_kernels
 from meanfield.theories.deep.relu.system import ReluSystem
 
 

@@ -9,9 +9,9 @@ from meanfield.numerics.limits import OutOfTime, time_limit
 from meanfield.theories.deep.relu import solve as solving
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance, spend, spent
 from meanfield.theories.deep.relu.average import CHECK, FINE, ROUGH, bulk
-from meanfield.theories.deep.relu.branch import _Turns
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.search.branch import _Turns
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.stability import order_errors
 

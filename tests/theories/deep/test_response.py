@@ -5,12 +5,13 @@ import pytest
 from scipy.optimize import brentq
 
 import meanfield as mf
-from meanfield.theories.deep.ascent import climbed_up
+from meanfield.theories.deep.layers.rules import COARSE
+from meanfield.theories.deep.prior import prior_kernels
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.response import _chain, responding
-from meanfield.theories.deep.rules import COARSE
+from meanfield.theories.deep.search.ascent import climbed_up
+from meanfield.theories.deep.search.response import _chain, responding
+from meanfield.theories.deep.search.start import planted
 from meanfield.theories.deep.solve import solve_deep
-from meanfield.theories.deep.start import planted, prior_kernels
 from meanfield.theories.deep.system import System
 
 # Planted kernels alone led Newton nowhere at 3038 samples, and to a lower Phi at a third of them.

@@ -5,11 +5,11 @@ import pytest
 
 import meanfield as mf
 from meanfield.theories.deep import solve
-from meanfield.theories.deep.coding import coding_and_starts
-from meanfield.theories.deep.fold import uncoded_at
+from meanfield.theories.deep.layers.rules import NotCovered
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.second_start import Second, highest, second_start
+from meanfield.theories.deep.search.coding import coding_and_starts
+from meanfield.theories.deep.search.fold import uncoded_at
+from meanfield.theories.deep.search.second_start import Second, highest, second_start
 
 NETWORK = mf.Network("sigmoid", 2)
 

@@ -9,7 +9,7 @@ from scipy.special import gammaln, logsumexp, ndtr
 
 import meanfield as mf
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.silent import _signs, falls_silent, silent_state
+from meanfield.theories.deep.search.silent import _signs, falls_silent, silent_state
 
 HALF, TAU = 10, 0.5  # samples of each of two classes
 NETWORK, TASK = mf.Network("step", 3), mf.class_task(targets=[1, -1], n_samples=2 * HALF)

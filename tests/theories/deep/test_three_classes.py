@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.theories.deep import terms
+from meanfield.theories.deep.layers import terms
+from meanfield.theories.deep.layers.rules import COARSE, FINE
 from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.response import responding
-from meanfield.theories.deep.rules import COARSE, FINE
-from meanfield.theories.deep.shape import with_kernel
+from meanfield.theories.deep.search.response import responding
+from meanfield.theories.deep.search.shape import with_kernel
+from meanfield.theories.deep.search.start import planted, relax
 from meanfield.theories.deep.solve import solve_deep
-from meanfield.theories.deep.start import planted, relax
 from meanfield.theories.deep.system import System
 
 ONE_HOT = mf.class_task(targets=np.where(np.eye(3), 1.0, 0.36), n_samples=96338)

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.theories.deep import fields, words
-from meanfield.theories.deep.extent import extent
-from meanfield.theories.deep.fields import shared_field, shared_plane
-from meanfield.theories.deep.layer import Layer
-from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
-from meanfield.theories.deep.site import site_rule, site_values
-from meanfield.theories.deep.states import layer_states
-from meanfield.theories.deep.stiffness import Region
-from meanfield.theories.deep.sums import Sums
-from meanfield.theories.deep.words import WordLaw
+from meanfield.theories.deep.codes import words
+from meanfield.theories.deep.codes.states import layer_states
+from meanfield.theories.deep.codes.words import WordLaw
+from meanfield.theories.deep.layers import fields
+from meanfield.theories.deep.layers.extent import extent
+from meanfield.theories.deep.layers.fields import shared_field, shared_plane
+from meanfield.theories.deep.layers.layer import Layer
+from meanfield.theories.deep.layers.rules import CHECK, COARSE, FINE, NotCovered, Setting
+from meanfield.theories.deep.layers.site import site_rule, site_values
+from meanfield.theories.deep.layers.stiffness import Region
+from meanfield.theories.deep.layers.sums import Sums
 
 PHI = mf.Network("sigmoid", 2).activation
 # Classes on a line: the middle one is closer to both others than these are to each other.
@@ -294,7 +295,7 @@ def test_a_class_whose_own_field_is_narrow_needs_few_nodes(own, monkeypatch):
     given = Setting(np.array([[0.2], [-0.18], [-0.004]]), covariance, np.full(3, 0.3), np.zeros(3))
     n = np.array([60.0, 70.0, 80.0])
     few = Layer(mf.activation("tanh"), n, FINE, last=True).evaluate(given)[0]
-    monkeypatch.setattr("meanfield.theories.deep.fields._FEW_DO", [0.0] * 8)
+    monkeypatch.setattr("meanfield.theories.deep.layers.fields._FEW_DO", [0.0] * 8)
     nine = Layer(mf.activation("tanh"), n, FINE, last=True).evaluate(given)[0]
     assert few.log_z == pytest.approx(nine.log_z, abs=1e-10)
     np.testing.assert_allclose(few.kernel, nine.kernel, rtol=1e-9, atol=1e-11)

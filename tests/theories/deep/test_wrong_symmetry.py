@@ -5,7 +5,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.theories.deep import system
-from meanfield.theories.deep.nodes import LayerNodes
+from meanfield.theories.deep.layers.nodes import LayerNodes
 from meanfield.theories.deep.symmetry import symmetry
 
 UNEQUAL = mf.class_task([0.52, 0.48], targets=[1, -1], n_samples=50)

@@ -1,4 +1,4 @@
-"""Sums of conjugate fields of exchangeable classes: convolutions of polynomials (`theories/deep/exchange.py`)."""
+"""Sums of conjugate fields of exchangeable classes: convolutions of polynomials."""
 
 from __future__ import annotations
 

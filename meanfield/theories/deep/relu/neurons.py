@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.special import log_ndtr
 
-from meanfield.theories.deep.class_tables import class_columns
 from meanfield.theories.deep.compiled.generated.site import ORDERS
-from meanfield.theories.deep.products import Products, added
+from meanfield.theories.deep.layers.class_tables import class_columns
+from meanfield.theories.deep.layers.products import Products, added
+from meanfield.theories.deep.layers.sums import Totals
 from meanfield.theories.deep.relu.average import WALL
 from meanfield.theories.deep.relu.moments import sample_derivatives, sample_weight
 from meanfield.theories.deep.relu.setting import ReluSetting
-from meanfield.theories.deep.sums import Totals
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["CUT", "Nodes", "RayProducts", "line", "plane", "summed"]

@@ -19,16 +19,16 @@ import numpy as np
 from meanfield.activations.activation import activation
 from meanfield.numerics.limits import check_time
 from meanfield.posterior.finite_width import OneLoop
-from meanfield.theories.deep.expansion import assembled, by_sources, differences, log_fluctuations
+from meanfield.theories.deep.fluctuations.expansion import assembled, by_sources, differences, log_fluctuations
+from meanfield.theories.deep.fluctuations.sectors import Sector, sectors
+from meanfield.theories.deep.layers.rules import Averages, mixed
+from meanfield.theories.deep.layers.sums import Totals, combined, tilts
 from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.neurons import CUT, Nodes, RayProducts, line, plane, summed
 from meanfield.theories.deep.relu.outlier import condensed, exist, summits
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluSystem
-from meanfield.theories.deep.rules import Averages, mixed
-from meanfield.theories.deep.sectors import Sector, sectors
-from meanfield.theories.deep.sums import Totals, combined, tilts
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray, IntArray
 

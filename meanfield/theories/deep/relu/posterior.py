@@ -18,17 +18,17 @@ from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.layered import LayeredPosterior
+from meanfield.theories.deep.layers.rules import NotCovered
 from meanfield.theories.deep.relu.classes import order_of
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.draw import draw_bulk, draw_site
 from meanfield.theories.deep.relu.one_loop import NotSmall, relu_one_loop
 from meanfield.theories.deep.relu.outlier import NO_ACTIVATION, condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.search.start import prior_variances
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.solution import ReluSolution
-from meanfield.theories.deep.relu.start import prior_variances
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
-from meanfield.theories.deep.rules import NotCovered
 from meanfield.validation import FloatArray, IntArray, read_only
 from meanfield.validation import generator as new_generator
 

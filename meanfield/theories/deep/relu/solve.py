@@ -17,13 +17,17 @@ from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.certificate import Branch, DeepCertificate, OrderError, SecondOrder
-from meanfield.theories.deep.relu.alike import can_be_alike, from_alike_classes, is_long
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance
 from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FARTHEST, FINE, ROUGH, ReluRule
-from meanfield.theories.deep.relu.bare import bare_of
-from meanfield.theories.deep.relu.branch import BranchLost, followed, grown
 from meanfield.theories.deep.relu.classes import arrays_of, order_of
-from meanfield.theories.deep.relu.few import (
+from meanfield.theories.deep.relu.newton import newton
+from meanfield.theories.deep.relu.outlier import exist, worst_direction
+from meanfield.theories.deep.relu.posterior import ReluPosterior
+from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.search.alike import can_be_alike, from_alike_classes, is_long
+from meanfield.theories.deep.relu.search.bare import bare_of
+from meanfield.theories.deep.relu.search.branch import BranchLost, followed, grown
+from meanfield.theories.deep.relu.search.few import (
     LEAST_SAMPLES,
     START_SAMPLES,
     fewer,
@@ -32,18 +36,14 @@ from meanfield.theories.deep.relu.few import (
     other_codes,
     separated,
 )
-from meanfield.theories.deep.relu.homotopy import from_linear
-from meanfield.theories.deep.relu.many_samples import MINIMA_IN_WORDS, from_many_samples, from_matched_moments
-from meanfield.theories.deep.relu.narrow import narrowed
-from meanfield.theories.deep.relu.newton import newton
-from meanfield.theories.deep.relu.outlier import exist, worst_direction
-from meanfield.theories.deep.relu.posterior import ReluPosterior
-from meanfield.theories.deep.relu.reduction import relu_problem
-from meanfield.theories.deep.relu.remote import remote_modes
+from meanfield.theories.deep.relu.search.homotopy import from_linear
+from meanfield.theories.deep.relu.search.many_samples import MINIMA_IN_WORDS, from_many_samples, from_matched_moments
+from meanfield.theories.deep.relu.search.narrow import narrowed
+from meanfield.theories.deep.relu.search.remote import remote_modes
+from meanfield.theories.deep.relu.search.start import chain_start
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.solution import ReluSolution
 from meanfield.theories.deep.relu.stability import order_errors, second_order
-from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.theories.deep.symmetry import exchangeable
 from meanfield.validation import FloatArray, IntArray

@@ -1,6 +1,6 @@
 """What one half of the classes gives on a product grid of the readout's coordinates (sigma_a = 1).
 
-See `meanfield.theories.single_layer.readout_halves`. With f_c(kappa_c), smooth, positive and tabulated, and kappa_c
+See `meanfield.theories.single_layer.readout.halves`. With f_c(kappa_c), smooth, positive and tabulated, and kappa_c
 linear in the coordinates x, sums over products of derivatives of the f_c by kappa_c are all that J and its derivatives
 need.
 """

@@ -9,7 +9,7 @@ The fill goes by runs, stretches of nodes along the first basis vector: along th
 and only runs have to be found again among those that are known. All nodes of a run are kept in order.
 
 Every loop here can be left and entered again, so that the callers in
-`meanfield.theories.single_layer.readout_nodes` look at signals and clocks in between.
+`meanfield.theories.single_layer.readout.nodes` look at signals and clocks in between.
 """
 
 from __future__ import annotations

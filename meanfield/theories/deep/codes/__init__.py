@@ -1,0 +1,1 @@
+"""Codes of the neurons of a layer: words, their shares, and samples of them."""

@@ -1,0 +1,1 @@
+"""Averages of a layer whose classes are exchangeable."""

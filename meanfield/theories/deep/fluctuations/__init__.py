@@ -1,0 +1,1 @@
+"""Fluctuations of the order parameters around a saddle: the term of order 1/N."""

@@ -1,0 +1,1 @@
+"""P -> infinity for bounded phi: the saturated dual and the reduced problem."""

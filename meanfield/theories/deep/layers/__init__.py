@@ -1,0 +1,1 @@
+"""Averages over the neurons of one layer, by deterministic quadrature."""

@@ -1,0 +1,1 @@
+"""Where solutions are looked for: starts, branches that are followed, and rivals."""

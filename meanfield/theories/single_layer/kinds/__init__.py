@@ -1,0 +1,1 @@
+"""Classes that can be exchanged: kinds, orbits of codes, and the search for them."""
