@@ -5,19 +5,24 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import numpy as np
 
 from meanfield.archive import write_archive
 from meanfield.posterior.kernel import Kernel
-from meanfield.posterior.posterior import SolvedPosterior
+from meanfield.posterior.parts import Code, Outlier
+from meanfield.posterior.posterior import NotAvailable, SolvedPosterior
 from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.certificate import DeepCertificate
 from meanfield.theories.deep.solution import LayeredSolution
 from meanfield.validation import FloatArray, read_only
+
+if TYPE_CHECKING:
+    from meanfield.theories.deep.certificate import Branch
+    from meanfield.theories.deep.search.fold import BranchEnd
 
 __all__ = ["LayeredPosterior"]
 
@@ -35,6 +40,7 @@ class LayeredPosterior(SolvedPosterior):
 
     theory: ClassVar[str] = "deep"
     _named: ClassVar[tuple[str, ...]]  # order parameters that a theory has beyond kernels, conjugates and t
+    _instead: ClassVar[str]  # what a theory has where another has something else
 
     @property
     def order_parameters(self) -> dict[str, object]:
@@ -58,6 +64,11 @@ class LayeredPosterior(SolvedPosterior):
         """The proof that comes with the solution."""
         return self.solution.certificate
 
+    @property
+    def width(self) -> float:
+        """Neurons per layer: N of a saddle at finite N (rectifiers and their like), else infinite."""
+        return math.inf
+
     def kernel(self, layer: int = -1) -> Kernel:
         """Posterior kernel of a layer's activations on training samples."""
         layer = self._layer(layer) - 1
@@ -69,6 +80,42 @@ class LayeredPosterior(SolvedPosterior):
         header, arrays = self.solution.pack()
         header = {"network": self.network.to_dict(), "task": self.task.to_dict(), "solution": header}
         return write_archive(path, "posterior", header | {"theory": self.theory}, arrays)
+
+    # ---- what one of the two kinds of answers has ------------------------------------------------
+
+    def _lacks(self, name: str) -> NoReturn:
+        raise NotAvailable(
+            f"{name} is not there for {self.network.activation.name}, whose neurons form a {self.scheme} code in deep "
+            f"networks; there are {self._instead}."
+        )
+
+    def layer_codes(self, layer: int = -1) -> tuple[Code, ...]:
+        """Codes of a layer; for bounded activations."""
+        self._lacks("layer_codes")
+
+    def separation(self, layer: int = -1) -> dict[str, FloatArray]:
+        """How sharp the code of a layer is; for bounded activations."""
+        self._lacks("separation")
+
+    def stability(self) -> dict[str, float]:
+        """How far each code is from losing its stability; for bounded activations."""
+        self._lacks("stability")
+
+    def uncoded_end(self) -> BranchEnd:
+        """Where the solution that continues the prior ends; for bounded activations."""
+        self._lacks("uncoded_end")
+
+    def rivals(self, starts: int = 8, *, rng: object = None) -> tuple[Branch, ...]:
+        """Solutions found from many starts; for bounded activations."""
+        self._lacks("rivals")
+
+    def layer_bulk(self, layer: int = -1) -> Code:
+        """The bulk of a layer; for rectifiers and their like."""
+        self._lacks("layer_bulk")
+
+    def layer_outliers(self, layer: int = -1) -> tuple[Outlier, ...]:
+        """Outliers of a layer; for rectifiers and their like."""
+        self._lacks("layer_outliers")
 
     # ---- text ------------------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ class DeepPosterior(LayerDensities):
     solution: DeepSolution
 
     _named: ClassVar[tuple[str, ...]] = ("readout", "weight")
+    _instead: ClassVar[str] = "codes, layer_codes(layer), kernel(layer) and sample_neurons(n, layer=)"
 
     # ---- what was found --------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What a posterior says of its neurons: merged classes, readouts without fields, samples at strong fields, files."""
 
+import contextlib
 import itertools
 import math
 import pickle
@@ -13,6 +14,7 @@ from scipy.special import erfc, erfcx, logsumexp
 
 import meanfield as mf
 from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.posterior import NotAvailable
 from meanfield.theories.deep.certificate import DeepCertificate, SecondOrder
 from meanfield.theories.deep.codes.single_samples import drawn_samples, sample_means
 from meanfield.theories.deep.codes.states import layer_nodes, mean_kurtosis
@@ -210,3 +212,25 @@ def test_codes_of_long_cells_and_of_opposed_forces(tmp_path):
     square = code.activation**2 + post.solution.activation_variance[0]
     assert square == pytest.approx(np.diag(s.kernel[1]) + s.d[1], rel=1e-6)
     assert mf.load(post.save(tmp_path / "post.npz")).codes[0].weight == code.weight
+
+
+def test_what_an_answer_lacks_it_refuses_in_words():
+    """Bounded, rectified and linear deep networks, and P = infinity: no public name of one is unknown to another."""
+    task = mf.class_task([0.5, 0.5], targets=[1, -1], n_samples=100)
+    posts = [
+        mf.solve(mf.Network(phi, 2), given, 0.1)
+        for phi, given in (
+            ("sigmoid", task), ("relu", task), ("linear", task), ("sigmoid", task.with_(n_samples=math.inf)),
+        )
+    ]  # fmt: skip
+    names = {name for post in posts for name in dir(post) if not name.startswith("_")}
+    missing = [(post.network.activation.name, name) for post in posts for name in names if name not in dir(post)]
+    assert missing == []
+    assert [post.width for post in posts] == [math.inf] * 4
+    for post, name in itertools.product(posts, ("layer_codes", "separation", "stability", "layer_bulk", "uncoded_end")):
+        with contextlib.suppress(NotAvailable):
+            getattr(post, name)()
+    with pytest.raises(NotAvailable, match=r"rivals is not there for relu, .* layer_outliers\(layer\)"):
+        posts[1].rivals()
+    with pytest.raises(NotAvailable, match=r"layer_outliers is not there for sigmoid, .* layer_codes\(layer\)"):
+        posts[0].layer_outliers()

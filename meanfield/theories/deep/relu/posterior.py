@@ -55,6 +55,7 @@ class ReluPosterior(LayeredPosterior):
     solution: ReluSolution
 
     _named: ClassVar[tuple[str, ...]] = ("outlier_field", "outlier_activation", "outlier_readout")
+    _instead: ClassVar[str] = "layer_bulk(layer), layer_outliers(layer), kernel(layer) and certificate.branches"
     scheme: ClassVar[str] = "sparse"
 
     @property
