@@ -40,7 +40,7 @@ def test_a_line_without_neurons_to_draw_has_no_maps(tmp_path, capsys):
 def test_pictures_that_a_posterior_does_not_have_are_named(tmp_path, capsys):
     words = "--depth", 2, "--n-samples", 60, "--tau", 0.1, "--activation", "linear", "--plot", tmp_path / "one"
     assert run("solve", *TWO, *words) == 0
-    assert "no activation map: neurons of a linear network are Gaussian" in capsys.readouterr().out
+    assert "no activation map: neurons of a deep linear network are Gaussian" in capsys.readouterr().out
     assert names(tmp_path) == {
         f"one-{name}.{end}" for name in ("kernel", "readout_posterior") for end in ("pdf", "png")
     }

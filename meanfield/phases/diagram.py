@@ -280,7 +280,7 @@ def sweep(
     checkpoint : path, optional
         Folder, a new one not of a name that ends in .npz, to which finished points are written every few seconds: an
         interrupted sweep that is started again with the same arguments resumes, and ends with the same numbers to the
-        last bit. Files that are damaged or belong to another sweep are named in a warning, and their points solved
+        last bit. Files of other sweeps are left alone; damaged ones are named in a warning, and their points solved
         again.
     progress : bool, optional
         Progress bar (needs tqdm); by default only on a terminal.

@@ -85,8 +85,8 @@ class LayeredPosterior(SolvedPosterior):
 
     def _lacks(self, name: str) -> NoReturn:
         raise NotAvailable(
-            f"{name} is not there for {self.network.activation.name}, whose neurons form a {self.scheme} code in deep "
-            f"networks; there are {self._instead}."
+            f"{name} is not there for deep networks of {self.network.activation.name}, whose coding is {self.scheme}; "
+            f"there are {self._instead}."
         )
 
     def layer_codes(self, layer: int = -1) -> tuple[Code, ...]:

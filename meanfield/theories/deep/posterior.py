@@ -60,7 +60,7 @@ class DeepPosterior(LayerDensities):
     solution: DeepSolution
 
     _named: ClassVar[tuple[str, ...]] = ("readout", "weight")
-    _instead: ClassVar[str] = "codes, layer_codes(layer), kernel(layer) and sample_neurons(n, layer=)"
+    _instead: ClassVar[str] = "codes, layer_codes(layer) and kernel(layer)"
 
     # ---- what was found --------------------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class DeepPosterior(LayerDensities):
         """
         self._finite("the end of a branch of solutions")
         if self.scheme == "analog":
-            raise NotAvailable("linear networks have one solution, no branches of them.")
+            raise NotAvailable("deep linear networks have one solution, no branches of them.")
         problem = problem_of(self.network, self.task, self.tau)[0]
         try:
             return uncoded_end(problem)
@@ -278,7 +278,7 @@ class DeepPosterior(LayerDensities):
         """
         self._finite("a search for other solutions")
         if self.scheme == "analog" or self.solution.frozen:
-            raise NotAvailable("only solutions of nonlinear networks at equilibrium have rivals.")
+            raise NotAvailable("only solutions of deep nonlinear networks at equilibrium have rivals.")
         self._on_one_lattice("a search from many starts")
         problem = problem_of(self.network, self.task, self.tau)[0]
         found = other_solutions(problem, whole_number("starts", starts, at_least=0), new_generator("rng", rng))
@@ -301,7 +301,7 @@ class DeepPosterior(LayerDensities):
         """
         self._finite("a term of order 1/N")
         if self.scheme == "analog":
-            raise NotAvailable("one_loop() is there for networks with codes; phi is linear.")
+            raise NotAvailable("one_loop() is there for deep networks with codes; phi is linear.")
         self._on_one_lattice("a term of order 1/N")
         try:
             return one_loop(self._system, self._order, self._members)

@@ -205,7 +205,7 @@ class RecomputedLayers(LayeredPosterior):
     def _nodes(self, layer: int) -> tuple[Detail, FloatArray]:
         self._finite("the law of a layer's neurons")
         if self.scheme == "analog":
-            raise NotAvailable("neurons of a linear network are Gaussian; read kernel and readout_covariance.")
+            raise NotAvailable("neurons of a deep linear network are Gaussian; read kernel and readout_covariance.")
         if layer not in self._kept:
             self._kept[layer] = layer_nodes(self._system, self._order, layer)
         return self._kept[layer]

@@ -230,7 +230,7 @@ def test_what_an_answer_lacks_it_refuses_in_words():
     for post, name in itertools.product(posts, ("layer_codes", "separation", "stability", "layer_bulk", "uncoded_end")):
         with contextlib.suppress(NotAvailable):
             getattr(post, name)()
-    with pytest.raises(NotAvailable, match=r"rivals is not there for relu, .* layer_outliers\(layer\)"):
+    with pytest.raises(NotAvailable, match=r"rivals is not there for deep networks of relu, .* layer_outliers"):
         posts[1].rivals()
-    with pytest.raises(NotAvailable, match=r"layer_outliers is not there for sigmoid, .* layer_codes\(layer\)"):
+    with pytest.raises(NotAvailable, match=r"layer_outliers is not there for deep networks of sigmoid, .* layer_codes"):
         posts[0].layer_outliers()

@@ -131,11 +131,11 @@ class ReluPosterior(LayeredPosterior):
         """
         if math.isinf(self.width):
             raise NotAvailable(
-                "one_loop() of rectifiers is that of a given width, as outliers are single neurons: solve with width=N."
+                "one_loop() of deep rectifiers is that of a width, outliers being single neurons: solve with width=N."
             )
         problem, index, span = self._reduced
         if problem.phi.tabulated or problem.phi.slopes != (0.0, 1.0):
-            raise NotAvailable("one_loop() of unbounded activations is there for max(z, 0) only.")
+            raise NotAvailable("one_loop() of deep networks of unbounded activations is there for max(z, 0) only.")
         if len(problem.n) != 2:
             raise NotAvailable("one_loop() of deep rectifiers is there for two classes of different targets.")
         try:
