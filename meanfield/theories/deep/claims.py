@@ -78,8 +78,7 @@ def _check_moments(posterior: DeepPosterior) -> None:
     allowed = _ADDED_UP[int(s.frozen or posterior._system.around_peaks)]
     second = np.einsum("g,gij->ij", s.weight, s.covariance) + np.einsum("g,gi,gj->ij", s.weight, s.readout, s.readout)
     same("codes' readouts", second, s.second_readout, allowed, max(1.0, float(np.abs(second).max())))
-    square = s.weight @ (s.activation_variance + s.activation**2)
-    same("codes' activations", square, np.diag(s.kernel[-1]) + s.d[-1], allowed, 1.0)
+    same("codes' activations", *s.squares(), allowed, 1.0)
 
 
 def _check_saddle(posterior: DeepPosterior) -> None:

@@ -124,3 +124,8 @@ class DeepSolution(LayeredSolution):
     activation: FloatArray
     activation_variance: FloatArray
     frozen: bool = False
+
+    def squares(self) -> tuple[FloatArray, FloatArray]:
+        """<phi^2> on a sample of each class (C,), in the last layer: from its codes, and K_cc + d_c."""
+        of_codes = self.weight @ (self.activation_variance + self.activation**2)
+        return of_codes, np.diag(self.kernel[-1]) + self.d[-1]

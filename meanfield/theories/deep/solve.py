@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -380,19 +381,9 @@ def _posterior(
     else:
         second_readout = s * states.second_beta
         parts = code_parts(states, alike, s)
-    d = alike.variances(np.array([*order.d, top.d]))
-    if states is not None and status is Status.OPTIMAL:
-        square = parts["weight"] @ (parts["activation"] ** 2 + parts["activation_variance"])  # <phi^2> of a class
-        whole = np.diag(kernel[-1]) + d[-1]
-        apart = float(np.abs(square - whole).max() / whole.max())
-        if apart > max(_CODES_APART, 3.0 * allowed):
-            status = Status.RESIDUAL
-            message = (
-                f"codes of the last layer were not resolved: with them <phi^2> is off by {apart:.1e} of the kernel"
-            )
     solution = DeepSolution(
         kernel=kernel,
-        d=d,
+        d=alike.variances(np.array([*order.d, top.d])),
         tilde=alike.matrices(order.tilde),
         delta=alike.variances(order.delta),
         t=alike.outputs(order.t),
@@ -407,6 +398,14 @@ def _posterior(
         tau=tau,
         **parts,
     )
+    if states is not None and status is Status.OPTIMAL:
+        of_codes, whole = solution.squares()
+        apart = float(np.abs(of_codes - whole).max() / whole.max())
+        if apart > max(_CODES_APART, 3.0 * allowed):
+            message = (
+                f"codes of the last layer were not resolved: with them <phi^2> is off by {apart:.1e} of the kernel"
+            )
+            solution = replace(solution, status=Status.RESIDUAL, message=message)
     return DeepPosterior(network, task, tau, solution)
 
 

@@ -23,7 +23,7 @@ from meanfield.theories.deep.compiled.kernels import field_law
 from meanfield.theories.deep.layers.fields import Fields, fields_of
 from meanfield.theories.deep.layers.lattice import cross, difference, half, keys, unique
 from meanfield.theories.deep.layers.nodes import MANY_VALUES, REFITS, TooCoarse
-from meanfield.theories.deep.layers.products import Products, ReadoutProducts, products_of
+from meanfield.theories.deep.layers.products import Products, asked_products, products_of
 from meanfield.theories.deep.layers.rules import (
     Averages,
     Detail,
@@ -376,10 +376,11 @@ class Layer(LayerTerms):
         samples: bool = False,
     ) -> tuple[Averages, Detail | None]:
         often = self._often(index) if whole and not detail else np.ones(len(index))
-        kind = len(self.n), bool(curvature), self.last, bool(view.setting.covariance.any()), samples
-        products = Products(*kind) if detail else products_of(*kind)
-        if curvature == "t" and not (detail or samples):
-            products = ReadoutProducts(self.n)
+        fields = bool(view.setting.covariance.any())
+        if detail:
+            products = Products(len(self.n), bool(curvature), self.last, fields, samples)
+        else:
+            products = asked_products(self.n, self.last, fields, curvature, samples)
         nodes = products.with_nodes() if detail else {}
         found = self._summed(view, products, index, often, whole, detail)
         averages = found.averages(products)

@@ -13,7 +13,7 @@ from meanfield.theories.deep.layers.class_tables import MEANS, SQUARES, PowersOf
 from meanfield.theories.deep.layers.rules import SampleCurvature
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["MeanMoments", "Products", "ReadoutProducts", "added", "pairs_of", "products_of"]
+__all__ = ["MeanMoments", "Products", "added", "asked_products", "pairs_of", "products_of"]
 
 _COLUMN = {key: i for i, key in enumerate(KEYS)}
 _NAMES = [*MEANS, "field"]
@@ -30,6 +30,14 @@ def pairs_of(n_classes: int) -> list[tuple[int, int]]:
 def products_of(n_classes: int, curvature: bool, last: bool, fields: bool, samples: bool) -> Products:
     """`Products`, made once and shared: not to be changed by `with_nodes`."""
     return Products(n_classes, curvature, last, fields, samples)
+
+
+def asked_products(sizes: FloatArray, last: bool, fields: bool, curvature: bool | str, samples: bool) -> Products:
+    """Those of an evaluation: with `curvature` "t", unless samples are looked at, for second derivatives by t alone.
+    Not to be changed by `with_nodes`."""
+    if curvature == "t" and not samples:
+        return ReadoutProducts(sizes)
+    return products_of(len(sizes), bool(curvature), last, fields, samples)
 
 
 def added(first: _Operator, second: _Operator) -> _Operator:

@@ -16,7 +16,7 @@ import numpy as np
 
 from meanfield.theories.deep.compiled.generated.site import KEYS
 from meanfield.theories.deep.layers.maxima import Maxima
-from meanfield.theories.deep.layers.products import Products, ReadoutProducts
+from meanfield.theories.deep.layers.products import Products, asked_products
 from meanfield.theories.deep.layers.rules import CHECK, Averages, Detail, NotCovered, Setting, UnstableCode, code_words
 from meanfield.theories.deep.layers.sums import Totals
 from meanfield.theories.deep.unlike_classes.own_fields import ROUGH_DEPTH
@@ -251,7 +251,7 @@ class PatchedLayer(PeakedWeight):
         `curvature`, which of a last layer is that by "t" alone where that is said."""
         if self.nodes is None or (grow and not self._settled(setting, self.nodes)):
             self.nodes = self._build(setting)
-        products = self._asked(setting, curvature, samples)
+        products = asked_products(self.n, self.last, bool(setting.covariance.any()), curvature, samples)
         averages = self._summed(setting, self.nodes, products).averages(products)
         return averages, self._detail(setting, self.nodes) if detail else None
 
@@ -276,7 +276,7 @@ class PatchedLayer(PeakedWeight):
         known = all(pattern in self.regions for pattern in patterns)
         if not known or (grow and not all(self._settled(setting, self.regions[pattern]) for pattern in patterns)):
             self.regions = self._build_codes(setting, patterns)
-        products = self._asked(setting, curvature, samples)
+        products = asked_products(self.n, self.last, bool(setting.covariance.any()), curvature, samples)
         chosen = [self.regions[pattern] for pattern in patterns]
         self.nodes = _joined(chosen)
         return [
@@ -294,11 +294,6 @@ class PatchedLayer(PeakedWeight):
         log_weight = self._at(setting, nodes.v).log_weight + nodes.log_cell
         weight = np.exp(log_weight - log_weight.max())
         return float(weight @ np.maximum(1.0 - own, 0.0) / weight.sum())
-
-    def _asked(self, setting: Setting, curvature: bool | str, samples: bool) -> Products:
-        if curvature == "t" and not samples:
-            return ReadoutProducts(self.n)
-        return Products(len(self.n), bool(curvature), self.last, bool(setting.covariance.any()), samples)
 
     def _summed(self, setting: Setting, nodes: _Nodes, products: Products) -> Totals:
         """Sums of all products over nodes."""
